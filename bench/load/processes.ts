@@ -1,0 +1,218 @@
+/**
+ * The processes of a benchmark: servers under test and the C load generator.
+ *
+ * Everything started here is ended by {@link stopAll}, at the latest when this process exits.
+ */
+import { type ChildProcess, execFile, spawn } from 'node:child_process';
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { availableParallelism, tmpdir } from 'node:os';
+import { dirname, extname, join } from 'node:path';
+import { promisify } from 'node:util';
+
+const run = promisify(execFile);
+const START_TIMEOUT_MILLISECONDS = 15_000;
+const LOAD_SLACK_MILLISECONDS = 60_000;
+const STDERR_CHARACTERS_KEPT = 2000;
+
+/** The checkout, whether this file runs from bench/ or from dist/bench/. */
+export const ROOT = findRoot(import.meta.dirname);
+
+function findRoot(from: string): string {
+  if (existsSync(join(from, 'package.json'))) return from;
+  const parent = dirname(from);
+  if (parent === from) throw new Error('Cannot find package.json above the benchmark');
+  return findRoot(parent);
+}
+
+const children = new Set<ChildProcess>();
+let buildFolder: string | undefined;
+
+/** Ends every process started here and removes the built load generator. */
+export function stopAll(): void {
+  for (const child of children) child.kill('SIGKILL');
+  children.clear();
+  if (buildFolder !== undefined) rmSync(buildFolder, { recursive: true, force: true });
+  buildFolder = undefined;
+}
+
+process.on('exit', stopAll);
+for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => process.exit(1));
+
+function track(child: ChildProcess): ChildProcess {
+  children.add(child);
+  child.once('exit', () => children.delete(child));
+  return child;
+}
+
+/** Keeps client and server of the one-CPU rows on the last CPU: the first serves most interrupts. */
+export const ONE_CPU = String(availableParallelism() - 1);
+
+/** Prefixes a command with taskset(1) if it is to stay on {@link ONE_CPU}. */
+function pinned(oneCpu: boolean, command: string[]): [string, string[]] {
+  const [file = '', ...rest] = oneCpu ? ['taskset', '-c', ONE_CPU, ...command] : command;
+  return [file, rest];
+}
+
+/** A server under test; `pid` is the server's own, since taskset(1) replaces itself. */
+export interface ServerProcess {
+  readonly port: number;
+  readonly pid: number;
+  /** Ends it and waits for that. */
+  stop(): Promise<void>;
+}
+
+/**
+ * Starts a Node program that prints `Listening on HOST:PORT`.
+ *
+ * @throws {Error} if it ends or stays silent for 15 seconds.
+ */
+export function startServer(
+  script: string,
+  args: string[],
+  oneCpu = false,
+): Promise<ServerProcess> {
+  // Under tsx, process.execArgv makes the child understand TypeScript too.
+  const flags = extname(script) === '.ts' ? process.execArgv : [];
+  const [file, rest] = pinned(oneCpu, [process.execPath, ...flags, script, ...args]);
+  const child = track(spawn(file, rest, { stdio: ['pipe', 'pipe', 'pipe'] }));
+  let said = '';
+  let complained = '';
+  child.stderr?.setEncoding('utf8').on('data', (text: string) => {
+    complained = (complained + text).slice(-STDERR_CHARACTERS_KEPT);
+  });
+  return new Promise((resolve, reject) => {
+    const fail = (why: string) => {
+      clearTimeout(timer);
+      child.kill('SIGKILL');
+      reject(new Error(`Cannot start ${script}: ${why}\n${said}${complained}`));
+    };
+    const timer = setTimeout(() => fail('no "Listening on" line'), START_TIMEOUT_MILLISECONDS);
+    child.once('error', (error) => fail(error.message));
+    child.once('exit', (code, signal) => fail(`it ended with ${signal ?? code}`));
+    child.stdout?.setEncoding('utf8').on('data', (text: string) => {
+      said = (said + text).slice(-STDERR_CHARACTERS_KEPT);
+      const port = /Listening on \S*:(\d+)/.exec(said)?.[1];
+      if (port === undefined || child.pid === undefined) return;
+      clearTimeout(timer);
+      resolve({ port: Number(port), pid: child.pid, stop: () => stop(child) });
+    });
+  });
+}
+
+async function stop(child: ChildProcess): Promise<void> {
+  if (child.exitCode !== null || child.signalCode !== null) return;
+  const ended = new Promise<void>((resolve) => child.once('exit', () => resolve()));
+  child.kill('SIGTERM');
+  const timer = setTimeout(() => child.kill('SIGKILL'), 3000);
+  await ended;
+  clearTimeout(timer);
+}
+
+/** Starts the bare echo of node-echo.ts; see there for its options. */
+export function startEcho(oneCpu = false, options: string[] = []): Promise<ServerProcess> {
+  const script = join(import.meta.dirname, `node-echo${extname(import.meta.filename)}`);
+  return startServer(script, options, oneCpu);
+}
+
+/** Starts `urbgate serve` with a source/sink device at each bus id. */
+export function startGateway(
+  script: string,
+  busIds: string[],
+  oneCpu = false,
+): Promise<ServerProcess> {
+  if (!existsSync(script)) throw new Error(`Cannot start ${script}: no such file, build it first`);
+  const exports = busIds.flatMap((id) => ['--export', `virtual:source-sink,busid=${id}`]);
+  return startServer(script, ['serve', '--listen', '127.0.0.1:0', ...exports], oneCpu);
+}
+
+/** Compiles usbip-load.c into a folder that goes away with this process; returns the program. */
+export async function buildLoad(): Promise<string> {
+  buildFolder ??= mkdtempSync(join(tmpdir(), 'urbgate-bench-'));
+  const program = join(buildFolder, 'usbip-load');
+  await run('cc', ['-O2', '-o', program, join(ROOT, 'bench/load/usbip-load.c')]);
+  return program;
+}
+
+/** Runs a program's main, says why it failed without a stack, and ends what it left running. */
+export async function runMain(main: () => Promise<void>): Promise<void> {
+  try {
+    await main();
+  } catch (error) {
+    process.stderr.write(`${error instanceof Error ? error.message : error}\n`);
+    process.exitCode = 2;
+  } finally {
+    stopAll();
+  }
+}
+
+/** What usbip-load prints. A run with `errors` has no rates. */
+export interface LoadResult {
+  readonly urbs: number;
+  readonly seconds: number;
+  readonly urbsPerSecond: number;
+  readonly octetsPerSecond: number;
+  readonly roundTripMicrosecondsP50: number;
+  readonly roundTripMicrosecondsP99: number;
+  readonly ownCpuSeconds: number;
+  readonly serverCpuSeconds?: number;
+  readonly errors: number;
+  readonly firstError?: string;
+}
+
+/**
+ * Runs usbip-load to its end.
+ *
+ * @throws {Error} if it finds a wrong reply, or does not end within a minute after `seconds`.
+ */
+export async function runLoad(
+  program: string,
+  args: string[],
+  seconds: number,
+  oneCpu = false,
+): Promise<LoadResult> {
+  const [file, rest] = pinned(oneCpu, [program, ...args]);
+  const timeout = seconds * 1000 + LOAD_SLACK_MILLISECONDS;
+  try {
+    const { stdout } = await run(file, rest, { timeout, killSignal: 'SIGKILL' });
+    return JSON.parse(stdout) as LoadResult;
+  } catch (error) {
+    const stdout = error instanceof Error && 'stdout' in error ? String(error.stdout) : '';
+    const said = stdout.startsWith('{') ? (JSON.parse(stdout) as LoadResult).firstError : undefined;
+    throw new Error(`Cannot finish usbip-load: ${said ?? error}`);
+  }
+}
+
+/** A client that is attached to a device and idle. */
+export interface IdleClient {
+  release(): Promise<void>;
+}
+
+/**
+ * Attaches one idle client.
+ *
+ * @throws {Error} if it cannot attach.
+ */
+export function attachIdle(program: string, port: number, busId: string): Promise<IdleClient> {
+  const args = ['--hold', '--port', String(port), '--busid', busId];
+  const child = track(spawn(program, args, { stdio: ['pipe', 'pipe', 'inherit'] }));
+  return new Promise((resolve, reject) => {
+    child.once('error', reject);
+    child.stdout?.setEncoding('utf8').once('data', (line: string) => {
+      const { errors, firstError } = JSON.parse(line) as LoadResult;
+      if (errors > 0) return reject(new Error(`Cannot attach ${busId}: ${firstError}`));
+      const ended = new Promise<void>((done) => child.once('exit', () => done()));
+      const release = () => {
+        child.stdin?.end();
+        return ended;
+      };
+      resolve({ release });
+    });
+  });
+}
+
+/** Resident set of a process in KiB, now (VmRSS) and at its highest (VmHWM). */
+export function residentKibibytes(pid: number): { now: number; peak: number } {
+  const status = readFileSync(`/proc/${pid}/status`, 'latin1');
+  const field = (name: string) => Number(new RegExp(`${name}:\\s+(\\d+) kB`).exec(status)?.[1]);
+  return { now: field('VmRSS'), peak: field('VmHWM') };
+}

@@ -1,0 +1,121 @@
+/**
+ * The Debian packages that the interop tests need on the host.
+ *
+ * As root they are installed; otherwise {@link ensurePackages} fails with the line to type. Kernels
+ * are only unpacked into the cache (kernel.ts), never installed.
+ */
+
+import { existsSync } from 'node:fs';
+import { hostCommand } from './host-command.ts';
+
+/** What is needed to boot a plain guest and drive stock tools in it. */
+export const GUEST_PACKAGES: readonly string[] = [
+  'alsa-utils',
+  'busybox-static',
+  'cpio',
+  'e2fsprogs',
+  'gcc',
+  'kmod',
+  'libc6-dev',
+  'qemu-system-x86',
+  'usbip',
+  'util-linux',
+  'xz-utils',
+];
+
+/** Which of the packages are not installed, in the order given. */
+export async function missingPackages(
+  packages: readonly string[] = GUEST_PACKAGES,
+): Promise<string[]> {
+  if (!existsSync('/usr/bin/dpkg-query')) {
+    throw new Error('Cannot look for packages: dpkg-query is absent, a Debian system is wanted');
+  }
+  const format = `-f=\${db:Status-Status} \${Package}\n`;
+  // It fails when one of the packages is unknown, but prints the others all the same.
+  const printed = await hostCommand('sh', ['-c', 'dpkg-query "$@" 2>/dev/null || true', 'sh', '-W', format, ...packages]);
+  const installed = new Set<string>();
+  for (const line of printed.split('\n')) {
+    const [status, name] = line.split(' ');
+    if (status === 'installed' && name !== undefined) installed.add(name);
+  }
+  return packages.filter((name) => !installed.has(name));
+}
+
+/** The line that installs the packages, for a user who is not root. */
+export function installLine(packages: readonly string[]): string {
+  return `apt-get update && apt-get install -y --no-install-recommends ${packages.join(' ')}`;
+}
+
+/**
+ * Installs what is missing.
+ *
+ * @throws Error that names the line to type if something is missing and this is not root
+ */
+export async function ensurePackages(packages: readonly string[] = GUEST_PACKAGES): Promise<void> {
+  const missing = await missingPackages(packages);
+  if (missing.length === 0) return;
+  if (process.getuid?.() !== 0) {
+    throw new Error(`Cannot install packages: this is not root, run: ${installLine(missing)}`);
+  }
+  await updatePackageLists();
+  const args = ['install', '-y', '--no-install-recommends', '-o', 'DPkg::Lock::Timeout=300', ...missing];
+  await hostCommand('apt-get', args, {
+    environment: { DEBIAN_FRONTEND: 'noninteractive' },
+    timeoutSeconds: 1200,
+  });
+}
+
+let updated: Promise<void> | undefined;
+
+/** `apt-get update`, at most once in a process. */
+export function updatePackageLists(): Promise<void> {
+  updated ??= hostCommand('apt-get', ['update', '-qq', '-o', 'DPkg::Lock::Timeout=300']).then(
+    () => undefined,
+  );
+  return updated;
+}
+
+/** The versions that a package depends on exactly, e.g. that of linux-image-amd64 on its kernel. */
+export interface PackageVersion {
+  name: string;
+  version: string;
+}
+
+/**
+ * What the package lists say about a package, without installing it.
+ *
+ * @param field - name of a control field, such as `Version` or `Depends`
+ * @returns its value in the version that apt would choose, or undefined if it is not known
+ */
+export async function packageField(name: string, field: string): Promise<string | undefined> {
+  const read = () => hostCommand('apt-cache', ['show', '--no-all-versions', name]).catch(() => '');
+  let shown = await read();
+  if (shown === '' && process.getuid?.() === 0) {
+    await updatePackageLists();
+    shown = await read();
+  }
+  const prefix = `${field}: `;
+  return shown
+    .split('\n')
+    .find((line) => line.startsWith(prefix))
+    ?.slice(prefix.length);
+}
+
+/** Unpacks the files of a package into a folder, without installing it. */
+export async function unpackPackage(wanted: PackageVersion, folder: string): Promise<void> {
+  const download = `${folder}.download`;
+  await hostCommand('mkdir', ['-p', download, folder]);
+  const args = ['download', '-qq', '-o', 'APT::Sandbox::User=root', `${wanted.name}=${wanted.version}`];
+  const fetch = () => hostCommand('apt-get', args, { folder: download, timeoutSeconds: 900 });
+  try {
+    await fetch().catch(async (error: unknown) => {
+      // Debian removes old versions: lists that are some weeks old name files that are gone.
+      if (process.getuid?.() !== 0) throw error;
+      await updatePackageLists();
+      return fetch();
+    });
+    await hostCommand('sh', ['-c', 'dpkg -x "$1"/*.deb "$2"', 'sh', download, folder]);
+  } finally {
+    await hostCommand('rm', ['-rf', download]);
+  }
+}

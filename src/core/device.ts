@@ -1,0 +1,90 @@
+/**
+ * What the gateway knows of a device, and what a back end (virtual, usbfs, ...) implements.
+ */
+import type { Urb } from './urb.ts';
+
+/** Names in rising order of signalling rate; `super-plus` is SuperSpeedPlus. */
+export type Speed = 'low' | 'full' | 'high' | 'super' | 'super-plus';
+
+export type TransferType = 'control' | 'isochronous' | 'bulk' | 'interrupt';
+
+export interface EndpointInfo {
+  /** bEndpointAddress: the number, and bit 7 for IN. Endpoint 0 is 0x00 and serves both ways. */
+  readonly address: number;
+  readonly direction: 'in' | 'out';
+  readonly type: TransferType;
+  /** Payload of one packet (wMaxPacketSize bits 10..0). */
+  readonly maxPacketOctets: number;
+  /** What may move in one service interval: packets of a high-bandwidth or SuperSpeed burst. */
+  readonly intervalOctets: number;
+  /** Service interval; 0 for control and bulk. From bInterval and the device's speed. */
+  readonly intervalMicroseconds: number;
+}
+
+export interface InterfaceInfo {
+  readonly class: number;
+  readonly subclass: number;
+  readonly protocol: number;
+}
+
+/** What the list of devices shows. */
+export interface DeviceInfo {
+  readonly speed: Speed;
+  readonly vendorId: number;
+  readonly productId: number;
+  /** bcdDevice */
+  readonly deviceVersion: number;
+  readonly class: number;
+  readonly subclass: number;
+  readonly protocol: number;
+  /** bConfigurationValue of the active configuration, or of the first if none is active. */
+  readonly configurationValue: number;
+  readonly configurationCount: number;
+  /** Interfaces of that configuration, each with its first alternate setting's class. */
+  readonly interfaces: readonly InterfaceInfo[];
+  /** One line for people: manufacturer and product. */
+  readonly label: string;
+}
+
+/** What a session gives to the device it has opened. */
+export interface DeviceHost {
+  /** The URB has ended: its result is filled in. May be called from inside `submit` and `unlink`. */
+  completed(urb: Urb): void;
+  /** The device has gone. Every URB at the device has been completed before. */
+  removed(): void;
+}
+
+/**
+ * How many URBs of one endpoint the device takes at a time.
+ *
+ * `serial`: one; the next is submitted when it is back. A back end that stops its own queue on an
+ * error, as usbfs does, will get a model of its own.
+ */
+export type QueueModel = 'serial';
+
+/** A back end's device. All calls come from one session at a time, between `open` and `close`. */
+export interface UsbDevice {
+  readonly info: DeviceInfo;
+  readonly queueModel: QueueModel;
+  /** The endpoint in the active configuration and alternate settings; 0x00 is always there. */
+  endpoint(address: number): EndpointInfo | undefined;
+  /**
+   * @throws {Error} with a message for the user if the device cannot be claimed now.
+   */
+  open(host: DeviceHost): void;
+  /** Begins a transfer. The device completes it exactly once, here or later. */
+  submit(urb: Urb): void;
+  /**
+   * Asks for a submitted URB back. It still completes once: 'unlinked', or as it had ended before.
+   */
+  unlink(urb: Urb): void;
+  /** Resets the device as a USB bus reset does. No URB is outstanding. */
+  reset(): void;
+  /**
+   * Ends the session: the device returns to its state after a reset. No URB is outstanding.
+   * Resolves when another client may open it.
+   */
+  close(): Promise<void>;
+  /** Frees what the device holds, for good. Not called between `open` and `close`. */
+  dispose(): Promise<void>;
+}

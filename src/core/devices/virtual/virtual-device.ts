@@ -1,0 +1,341 @@
+/**
+ * Runs a device definition: the engine behind every virtual device.
+ *
+ * Each endpoint has at most one URB here (`queueModel: 'serial'`). Serving it means to ask the
+ * endpoint's handler until the URB ends or the handler says `nak`; `bus.wake` asks again. Handlers
+ * never nest: a wake from inside a handler is noted and worked off when that handler has returned.
+ *
+ * Endpoint 0 is served by `ControlPipe`; what isochronous packets do stands in isochronous.ts.
+ */
+import { strict as assert } from 'node:assert';
+import { type Clock, systemClock } from '../../clock.ts';
+import type { DeviceHost, DeviceInfo, EndpointInfo, UsbDevice } from '../../device.ts';
+import type { Urb, UrbStatus } from '../../urb.ts';
+import { ControlPipe } from './control-pipe.ts';
+import type { DeviceDefinition, EndpointDefinition, InHandler, OutHandler } from './definition.ts';
+import { movePackets, type Pace, schedule } from './isochronous.ts';
+
+const NO_OCTETS = Buffer.alloc(0);
+
+/** An endpoint of the active configuration, and the URB it is working on. */
+export interface EndpointRun<S> {
+  readonly info: EndpointInfo;
+  readonly definition: EndpointDefinition<S>;
+  halted: boolean;
+  urb: Urb | null;
+  /** Octets of `urb` that handlers have moved so far. */
+  moved: number;
+  /** IN data moved so far, when it came in more than one piece. */
+  parts: Uint8Array[];
+  readonly pace: Pace;
+  cancelTimer: (() => void) | null;
+}
+
+/** 0..31: IN endpoints from 16 on. */
+export function slotOf(address: number): number {
+  return (address & 15) | ((address & 0x80) >> 3);
+}
+
+export interface VirtualDeviceOptions {
+  readonly clock?: Clock;
+  /** Told of exceptions from handlers; the transfer at hand has failed with 'protocol-error'. */
+  readonly onFault?: (error: unknown) => void;
+}
+
+export class VirtualDevice<S> implements UsbDevice {
+  readonly queueModel = 'serial';
+  readonly definition: DeviceDefinition<S>;
+  readonly state: S;
+  readonly #control: ControlPipe<S>;
+  readonly #clock: Clock;
+  readonly #onFault: (error: unknown) => void;
+  readonly #endpoints: (EndpointRun<S> | undefined)[] = new Array(32).fill(undefined);
+  #controlUrb: Urb | null = null;
+  #host: DeviceHost | null = null;
+  /** Slots to serve, one bit each; bit 0 is endpoint 0. */
+  #woken = 0;
+  #serving = false;
+
+  constructor(definition: DeviceDefinition<S>, options: VirtualDeviceOptions = {}) {
+    this.definition = definition;
+    this.#clock = options.clock ?? systemClock;
+    this.#onFault = options.onFault ?? (() => {});
+    this.state = definition.state({
+      wake: (address) => this.#wake(slotOf(address)),
+      halt: (address) => this.#halt(slotOf(address)),
+    });
+    this.#control = new ControlPipe(definition, this.state, {
+      endpoint: (address) => this.#endpoints[slotOf(address)],
+      replaceEndpoints: (gone, come) => this.#replaceEndpoints(gone, come),
+      halt: (address) => this.#halt(slotOf(address)),
+    });
+  }
+
+  get info(): DeviceInfo {
+    return this.#control.info;
+  }
+
+  endpoint(address: number): EndpointInfo | undefined {
+    if ((address & 15) === 0) return this.#control.endpoint;
+    return this.#endpoints[slotOf(address)]?.info;
+  }
+
+  open(host: DeviceHost): void {
+    assert(this.#host === null, 'Cannot open virtual device: it is open');
+    this.#host = host;
+  }
+
+  submit(urb: Urb): void {
+    if (urb.endpoint.type === 'control') {
+      assert(this.#controlUrb === null, 'Cannot submit a control URB: one is at the device');
+      this.#controlUrb = urb;
+      this.#wake(0);
+      return;
+    }
+    const slot = slotOf(urb.endpoint.address);
+    const run = this.#endpoints[slot];
+    // The endpoint may have gone with a SET_INTERFACE while the URB waited in its queue.
+    if (run === undefined || run.info !== urb.endpoint) {
+      this.#complete(urb, 'shutdown', 0, NO_OCTETS);
+      return;
+    }
+    if (urb.packets !== null) {
+      this.#submitIsochronous(run, urb);
+      return;
+    }
+    assert(run.urb === null, 'Cannot submit a URB: one is at the endpoint');
+    run.urb = urb;
+    run.moved = 0;
+    this.#wake(slot);
+  }
+
+  unlink(urb: Urb): void {
+    if (urb === this.#controlUrb) {
+      this.#controlUrb = null;
+      this.#complete(urb, 'unlinked', 0, NO_OCTETS);
+      return;
+    }
+    const run = this.#endpoints[slotOf(urb.endpoint.address)];
+    if (run?.urb !== urb) return; // it has completed, or is about to
+    if (run.moved > 0) this.definition.onUnlink?.(this.state, run.info.address);
+    this.#finish(run, 'unlinked');
+  }
+
+  reset(): void {
+    this.#control.reset();
+    this.definition.onReset?.(this.state);
+  }
+
+  async close(): Promise<void> {
+    this.#host = null;
+    this.reset();
+    await this.definition.onRelease?.(this.state);
+  }
+
+  async dispose(): Promise<void> {
+    await this.definition.onDispose?.(this.state);
+  }
+
+  /** Takes the device away from its session, as a cable that is pulled. */
+  unplug(): void {
+    this.#host?.removed();
+  }
+
+  #wake(slot: number): void {
+    this.#woken |= 1 << slot;
+    if (this.#serving) return;
+    this.#serving = true;
+    while (this.#woken !== 0) {
+      const next = 31 - Math.clz32(this.#woken & -this.#woken);
+      this.#woken &= ~(1 << next);
+      this.#serve(next);
+    }
+    this.#serving = false;
+  }
+
+  #serve(slot: number): void {
+    if (slot === 0) {
+      this.#serveControl();
+      return;
+    }
+    const run = this.#endpoints[slot];
+    if (run === undefined || run.urb === null || run.urb.packets !== null) return;
+    if (run.halted) {
+      this.#finish(run, 'stall');
+      return;
+    }
+    try {
+      if ('onIn' in run.definition) this.#serveIn(run, run.urb, run.definition.onIn);
+      else if ('onOut' in run.definition) this.#serveOut(run, run.urb, run.definition.onOut);
+    } catch (error) {
+      this.#onFault(error);
+      if (run.urb !== null) this.#finish(run, 'protocol-error');
+    }
+  }
+
+  #serveIn(run: EndpointRun<S>, urb: Urb, onIn: InHandler<S>): void {
+    for (;;) {
+      const octetsMax = urb.octets - run.moved;
+      const answer = onIn(this.state, octetsMax);
+      if (!(answer instanceof Uint8Array)) {
+        if (answer.answer === 'nak') return;
+        this.#finish(run, answer.answer === 'stall' ? this.#markHalted(run) : answer.status);
+        return;
+      }
+      if (answer.length > octetsMax) {
+        this.#take(run, answer.subarray(0, octetsMax));
+        this.#finish(run, 'babble');
+        return;
+      }
+      this.#take(run, answer);
+      const short = answer.length === 0 || answer.length % run.info.maxPacketOctets !== 0;
+      if (run.moved === urb.octets) this.#finish(run, 'ok');
+      else if (short) this.#finish(run, urb.shortNotOk ? 'short' : 'ok');
+      else continue;
+      return;
+    }
+  }
+
+  #serveOut(run: EndpointRun<S>, urb: Urb, onOut: OutHandler<S>): void {
+    const wantsZeroPacket =
+      urb.zeroPacket && urb.octets > 0 && urb.octets % run.info.maxPacketOctets === 0;
+    for (;;) {
+      const rest = run.moved === 0 ? urb.dataOut : urb.dataOut.subarray(run.moved);
+      const answer = onOut(this.state, rest);
+      switch (answer.answer) {
+        case 'nak':
+          return;
+        case 'stall':
+          this.#finish(run, this.#markHalted(run));
+          return;
+        case 'fail':
+          this.#finish(run, answer.status);
+          return;
+        case 'took':
+          assert(answer.octets > 0 && answer.octets <= rest.length);
+          run.moved += answer.octets;
+          break;
+        case 'ack':
+          run.moved = urb.octets;
+          break;
+      }
+      if (run.moved < urb.octets) continue;
+      // The zero packet is offered once, as no octets, when all data is taken.
+      if (wantsZeroPacket && rest.length > 0) continue;
+      this.#finish(run, 'ok');
+      return;
+    }
+  }
+
+  #serveControl(): void {
+    const urb = this.#controlUrb;
+    if (urb === null) return;
+    let ended: boolean;
+    try {
+      ended = this.#control.serve(urb);
+    } catch (error) {
+      this.#onFault(error);
+      urb.status = 'protocol-error';
+      ended = true;
+    }
+    // A handler may have unlinked nothing, but a reset in it may have taken the URB back.
+    if (!ended || this.#controlUrb !== urb) return;
+    this.#controlUrb = null;
+    this.#host?.completed(urb);
+  }
+
+  #submitIsochronous(run: EndpointRun<S>, urb: Urb): void {
+    const definition = run.definition;
+    assert(definition.type === 'isochronous');
+    if (!definition.paced) {
+      this.#moveIsochronous(run, urb);
+      return;
+    }
+    assert(run.urb === null, 'Cannot submit a URB: one is at the endpoint');
+    run.urb = urb;
+    run.moved = 0;
+    const now = this.#clock.now();
+    const end = schedule(run.pace, run.info, urb, now);
+    run.cancelTimer = this.#clock.after(Math.max(0, end - now), () => {
+      run.cancelTimer = null;
+      run.urb = null;
+      this.#moveIsochronous(run, urb);
+    });
+  }
+
+  #moveIsochronous(run: EndpointRun<S>, urb: Urb): void {
+    assert(run.definition.type === 'isochronous');
+    try {
+      movePackets(run.definition, this.state, urb);
+    } catch (error) {
+      this.#onFault(error);
+      urb.status = 'protocol-error';
+    }
+    this.#host?.completed(urb);
+  }
+
+  #take(run: EndpointRun<S>, octets: Uint8Array): void {
+    if (octets.length === 0) return;
+    run.parts.push(octets);
+    run.moved += octets.length;
+  }
+
+  #markHalted(run: EndpointRun<S>): 'stall' {
+    run.halted = true;
+    return 'stall';
+  }
+
+  #halt(slot: number): void {
+    const run = this.#endpoints[slot];
+    if (run === undefined || run.definition.type === 'isochronous') return;
+    run.halted = true;
+    this.#wake(slot);
+  }
+
+  #finish(run: EndpointRun<S>, status: UrbStatus): void {
+    const urb = run.urb;
+    assert(urb !== null);
+    run.urb = null;
+    run.cancelTimer?.();
+    run.cancelTimer = null;
+    let dataIn: Uint8Array = NO_OCTETS;
+    if (run.parts.length > 0) {
+      dataIn = run.parts.length === 1 ? (run.parts[0] ?? NO_OCTETS) : Buffer.concat(run.parts);
+      run.parts.length = 0;
+    }
+    this.#complete(urb, status, run.moved, dataIn);
+  }
+
+  #complete(urb: Urb, status: UrbStatus, actualOctets: number, dataIn: Uint8Array): void {
+    urb.status = status;
+    urb.actualOctets = actualOctets;
+    urb.dataIn = dataIn;
+    this.#host?.completed(urb);
+  }
+
+  #replaceEndpoints(gone: readonly EndpointInfo[], come: readonly EndpointPair<S>[]): void {
+    for (const { address } of gone) {
+      const run = this.#endpoints[slotOf(address)];
+      this.#endpoints[slotOf(address)] = undefined;
+      if (run?.urb) this.#finish(run, 'shutdown');
+    }
+    for (const { info, definition } of come) {
+      this.#endpoints[slotOf(info.address)] = {
+        info,
+        definition,
+        halted: false,
+        urb: null,
+        moved: 0,
+        parts: [],
+        pace: { busyUntilMilliseconds: Number.NEGATIVE_INFINITY },
+        cancelTimer: null,
+      };
+    }
+  }
+}
+
+/** An endpoint as its descriptor says it, and the handlers behind it. */
+export interface EndpointPair<S> {
+  readonly info: EndpointInfo;
+  readonly definition: EndpointDefinition<S>;
+}

@@ -1,0 +1,139 @@
+/**
+ * The devices that the gateway exports, by bus id, and who holds them.
+ *
+ * A device is one client's at a time, whatever its transport. Removing a device that is held gives
+ * back its URBs and tells its client.
+ */
+import { EventEmitter } from 'node:events';
+import type { UsbDevice } from './device.ts';
+import { UserError } from './errors.ts';
+import { DeviceSession, type SessionClient } from './session.ts';
+
+/** B-P, or B-P.P... behind hubs; at most 31 octets, for that is what fits the wire. */
+const BUS_ID = /^(\d{1,3})-\d{1,3}(\.\d{1,3}){0,5}$/;
+
+/** Device numbers below 2 are for addresses 0 and the root hub. */
+const FIRST_DEVICE_NUMBER = 2;
+
+export interface Export {
+  readonly busId: string;
+  /** Bus number, the part of the bus id before the hyphen. */
+  readonly bus: number;
+  /** Number of the device on its bus. */
+  readonly deviceNumber: number;
+  readonly device: UsbDevice;
+  /** What the user asked for, as far as it helps to tell exports apart. */
+  readonly spec: string;
+  holder: Holder | null;
+}
+
+/** The client that has a device now. */
+export interface Holder {
+  /** The peer's address, for people. */
+  readonly peer: string;
+  readonly since: Date;
+  readonly session: DeviceSession;
+}
+
+/** Why a claim failed. */
+export type Refusal = 'unknown' | 'busy';
+
+export interface RegistryEvents {
+  added: [Export];
+  removed: [Export];
+  claimed: [Export];
+  released: [Export];
+}
+
+export class Registry extends EventEmitter<RegistryEvents> {
+  readonly #exports = new Map<string, Export>();
+  /** Being closed: not to be claimed yet. */
+  readonly #closing = new Set<Export>();
+
+  list(): Export[] {
+    return [...this.#exports.values()];
+  }
+
+  get(busId: string): Export | undefined {
+    return this.#exports.get(busId);
+  }
+
+  /**
+   * Exports a device, under the first free id 1-1, 1-2, ... if none is given.
+   *
+   * @throws {UserError} if the bus id is malformed or taken.
+   */
+  add(device: UsbDevice, spec: string, busId: string = this.#freeBusId()): Export {
+    const bus = Number(BUS_ID.exec(busId)?.[1]);
+    if (Number.isNaN(bus)) {
+      throw new UserError(`Cannot export ${spec}: bus id "${busId}", wanted the form 1-1 or 1-1.2`);
+    }
+    if (this.#exports.has(busId)) {
+      throw new UserError(`Cannot export ${spec}: bus id ${busId} is taken, wanted a free one`);
+    }
+    const taken = new Set(this.list().map((one) => one.bus * 65536 + one.deviceNumber));
+    let deviceNumber = FIRST_DEVICE_NUMBER;
+    while (taken.has(bus * 65536 + deviceNumber)) deviceNumber++;
+    const added = { busId, bus, deviceNumber, device, spec, holder: null };
+    this.#exports.set(busId, added);
+    this.emit('added', added);
+    return added;
+  }
+
+  /**
+   * Takes a device out: its client's URBs are given back and the client is told.
+   *
+   * @throws {UserError} if there is no such bus id.
+   */
+  async remove(busId: string): Promise<void> {
+    const gone = this.#exports.get(busId);
+    if (gone === undefined) {
+      const known = [...this.#exports.keys()].join(', ') || 'nothing';
+      throw new UserError(`Cannot unexport ${busId}: it is not exported, exported is ${known}`);
+    }
+    this.#exports.delete(busId);
+    const holder = gone.holder;
+    if (holder !== null) {
+      holder.session.removed();
+      await this.#release(gone, holder.session);
+    }
+    await gone.device.dispose();
+    this.emit('removed', gone);
+  }
+
+  /** Opens a session on a device, or says why not. */
+  claim(busId: string, peer: string, client: SessionClient): Claim | Refusal {
+    const wanted = this.#exports.get(busId);
+    if (wanted === undefined) return 'unknown';
+    if (wanted.holder !== null || this.#closing.has(wanted)) return 'busy';
+    const session = new DeviceSession(wanted.device, client);
+    wanted.holder = { peer, since: new Date(), session };
+    this.emit('claimed', wanted);
+    return { export: wanted, session, release: () => this.#release(wanted, session) };
+  }
+
+  async #release(held: Export, session: DeviceSession): Promise<void> {
+    if (held.holder?.session !== session || this.#closing.has(held)) {
+      await session.close();
+      return;
+    }
+    this.#closing.add(held);
+    await session.close();
+    this.#closing.delete(held);
+    held.holder = null;
+    this.emit('released', held);
+  }
+
+  #freeBusId(): string {
+    let port = 1;
+    while (this.#exports.has(`1-${port}`)) port++;
+    return `1-${port}`;
+  }
+}
+
+export interface Claim {
+  readonly export: Export;
+  readonly session: DeviceSession;
+  /** Gives back every URB and lets go of the device. */
+  readonly release: () => Promise<void>;
+}

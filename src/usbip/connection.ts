@@ -1,0 +1,170 @@
+/**
+ * One client's connection, without its socket: octets in, octets out.
+ *
+ *   operation --(device list)--> ending
+ *   operation --(import granted)--> urbs --(device removed)--> ending
+ *   operation --(import refused)--> ending
+ *
+ * `receive` takes what arrives and throws `RemoteProtocolError` when the client broke the protocol;
+ * `takeOutput` returns what there is to send. Replies also appear between two calls, when a device
+ * ends a URB on its own time; `onOutput` says so.
+ */
+import type { SessionLimits } from '../core/limits.ts';
+import type { Claim, Registry } from '../core/registry.ts';
+import type { BufferPool } from './buffer-pool.ts';
+import { Framer } from './framer.ts';
+import {
+  deviceIdOf,
+  deviceListReply,
+  importRefusal,
+  importReply,
+  parseOperation,
+} from './operations.ts';
+import { ImportRequest, OPERATION, OpCommon } from './protocol.ts';
+import { ReplyWriter } from './reply-writer.ts';
+import { UrbPhase } from './urb-phase.ts';
+
+export interface ConnectionOptions {
+  readonly registry: Registry;
+  /** The peer's address, for people. */
+  readonly peer: string;
+  readonly limits: SessionLimits;
+  readonly pool: BufferPool;
+  readonly unsentOctets: () => number;
+  readonly onOutput: () => void;
+  readonly onEvent: (event: ConnectionEvent) => void;
+}
+
+/** What is worth a line in the log. */
+export type ConnectionEvent =
+  | { readonly type: 'listed' }
+  | { readonly type: 'imported'; readonly busId: string }
+  | { readonly type: 'refused'; readonly busId: string; readonly reason: string };
+
+export class Connection {
+  readonly #options: ConnectionOptions;
+  readonly #framer: Framer;
+  readonly #writer = new ReplyWriter();
+  #urbs: UrbPhase | null = null;
+  #claim: Claim | null = null;
+  #operationCode = 0;
+  #ending = false;
+  #receiving = false;
+
+  constructor(options: ConnectionOptions) {
+    this.#options = options;
+    this.#framer = new Framer(this.#frameHandler(), options.pool);
+  }
+
+  /** True when nothing more is expected: send what there is, then close. */
+  get ending(): boolean {
+    return this.#ending;
+  }
+
+  /** Bus id of the imported device. */
+  get busId(): string | undefined {
+    return this.#claim?.export.busId;
+  }
+
+  /**
+   * Takes octets from the client.
+   *
+   * @throws {RemoteProtocolError} if they break the protocol; close the connection then.
+   */
+  receive(chunk: Buffer): void {
+    if (this.#ending) return;
+    this.#receiving = true;
+    try {
+      this.#framer.receive(chunk);
+    } finally {
+      this.#receiving = false;
+    }
+  }
+
+  /** What there is to send, in order, for one gathered write. */
+  takeOutput(): Uint8Array[] {
+    return this.#writer.take();
+  }
+
+  /** Gives back the URBs and the device; resolves when another client may have it. */
+  async close(): Promise<void> {
+    this.#ending = true;
+    await this.#claim?.release();
+  }
+
+  /** Chooses per frame between the two phases; `#urbs` tells which one it is. */
+  #frameHandler() {
+    const connection = this;
+    return {
+      get headerOctets() {
+        return connection.#urbs?.headerOctets ?? OpCommon.octets;
+      },
+      get keepBody() {
+        return connection.#urbs?.keepBody ?? true;
+      },
+      header(view: DataView, at: number): number {
+        if (connection.#ending) return 0;
+        if (connection.#urbs !== null) return connection.#urbs.header(view, at);
+        return connection.#operationHeader(Buffer.from(view.buffer, at, OpCommon.octets));
+      },
+      body(octets: Buffer, pooled: boolean): void {
+        if (connection.#urbs !== null) connection.#urbs.body(octets, pooled);
+        else connection.#import(ImportRequest.read(octets).busId);
+      },
+    };
+  }
+
+  #operationHeader(head: Buffer): number {
+    const request = parseOperation(head);
+    this.#operationCode = request.code;
+    if (this.#operationCode === OPERATION.requestDeviceList) {
+      this.#writer.append(deviceListReply(this.#options.registry.list()));
+      this.#options.onEvent({ type: 'listed' });
+      this.#ending = true;
+    }
+    return request.bodyOctets;
+  }
+
+  #import(busId: string): void {
+    const { registry, peer, limits, pool, unsentOctets, onEvent } = this.#options;
+    const wanted = registry.get(busId);
+    const urbs = new UrbPhase({
+      deviceId: wanted === undefined ? 0 : deviceIdOf(wanted),
+      limits,
+      writer: this.#writer,
+      pool,
+      unsentOctets,
+      onReply: () => this.#announce(),
+      onDeviceRemoved: () => {
+        this.#ending = true;
+        this.#announce();
+      },
+    });
+    const claim = this.#tryClaim(() => registry.claim(busId, peer, urbs));
+    if (typeof claim === 'string') {
+      const status = claim === 'busy' ? 'busy' : claim === 'unknown' ? 'noDevice' : 'deviceError';
+      this.#writer.append(importRefusal(status));
+      onEvent({ type: 'refused', busId, reason: claim });
+      this.#ending = true;
+      return;
+    }
+    urbs.begin(claim.session);
+    this.#claim = claim;
+    this.#urbs = urbs;
+    this.#writer.append(importReply(claim.export));
+    onEvent({ type: 'imported', busId });
+  }
+
+  /** A device that cannot be opened refuses the import; the reason goes to the log. */
+  #tryClaim(claim: () => Claim | string): Claim | string {
+    try {
+      return claim();
+    } catch (error) {
+      return error instanceof Error ? error.message : String(error);
+    }
+  }
+
+  #announce(): void {
+    if (!this.#receiving) this.#options.onOutput();
+  }
+}

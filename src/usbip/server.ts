@@ -1,0 +1,257 @@
+/**
+ * The TCP side of the gateway: sockets around `Connection`.
+ *
+ * All replies that one turn of the event loop brings forth leave in one gathered write. A client
+ * that stops reading is not read from either, once `UNSENT_OCTETS_MAX` wait for it; what it has
+ * outstanding is bounded by the session's limits.
+ */
+import { createServer, type Server as NetServer, type Socket } from 'node:net';
+import { RemoteProtocolError, UserError } from '../core/errors.ts';
+import { DEFAULT_LIMITS, type SessionLimits } from '../core/limits.ts';
+import type { Registry } from '../core/registry.ts';
+import { BufferPool } from './buffer-pool.ts';
+import { Connection, type ConnectionEvent } from './connection.ts';
+import { readInto, setUserTimeout } from './sockets.ts';
+
+/** A silent client is probed after this time, then each second; ten probes lost end it. */
+const KEEPALIVE_MILLISECONDS = 10_000;
+/** Data that a client has not acknowledged for so long ends its connection. */
+const USER_TIMEOUT_MILLISECONDS = 20_000;
+/** A connection that asks for nothing is closed. */
+const OPERATION_TIMEOUT_MILLISECONDS = 30_000;
+/** Replies that wait for a client before it is not read from any more. */
+const UNSENT_OCTETS_MAX = 1 << 20;
+/** Octets asked of the kernel in one read. */
+const READ_OCTETS = 256 * 1024;
+/** Connections at a time; each costs a descriptor and a little memory before it imports. */
+const CONNECTIONS_MAX = 1024;
+/** How long a client may take to receive its last replies when the gateway stops. */
+const GOODBYE_MILLISECONDS = 2_000;
+
+export interface ServerLog {
+  info(message: string): void;
+  warn(message: string): void;
+}
+
+export interface ListenAddress {
+  readonly host: string;
+  readonly port: number;
+}
+
+export interface ServerOptions {
+  readonly registry: Registry;
+  readonly log: ServerLog;
+  readonly limits?: SessionLimits;
+}
+
+export class UsbipServer {
+  readonly #registry: Registry;
+  readonly #log: ServerLog;
+  readonly #limits: SessionLimits;
+  readonly #pool = new BufferPool();
+  readonly #readMemory = Buffer.allocUnsafeSlow(READ_OCTETS);
+  readonly #listeners: NetServer[] = [];
+  readonly #clients = new Set<Client>();
+
+  constructor(options: ServerOptions) {
+    this.#registry = options.registry;
+    this.#log = options.log;
+    this.#limits = options.limits ?? DEFAULT_LIMITS;
+  }
+
+  /** Open connections, importing or not. */
+  get clientCount(): number {
+    return this.#clients.size;
+  }
+
+  /**
+   * Listens on one more address; port 0 takes a free one. Resolves to where it listens.
+   *
+   * @throws {UserError} if the address cannot be had.
+   */
+  async listen({ host, port }: ListenAddress): Promise<ListenAddress> {
+    const listener = createServer(
+      {
+        noDelay: true,
+        keepAlive: true,
+        keepAliveInitialDelay: KEEPALIVE_MILLISECONDS,
+        pauseOnConnect: true,
+      },
+      (accepted) => this.#accept(accepted, listener),
+    );
+    await new Promise<void>((resolve, reject) => {
+      listener.once('error', (error: NodeJS.ErrnoException) => {
+        reject(new UserError(`Cannot listen on ${formatAddress({ host, port })}: ${why(error)}`));
+      });
+      listener.listen({ host, port }, resolve);
+    });
+    listener.on('error', (error) => this.#log.warn(`Cannot accept a connection: ${error.message}`));
+    this.#listeners.push(listener);
+    const bound = listener.address();
+    if (bound === null || typeof bound === 'string') throw new TypeError('Cannot find the port');
+    return { host: bound.address, port: bound.port };
+  }
+
+  /** Stops listening, gives back every URB, sends what is left, and closes each connection. */
+  async close(): Promise<void> {
+    const closed = this.#listeners.map(
+      (listener) => new Promise<void>((resolve) => listener.close(() => resolve())),
+    );
+    await Promise.all([...this.#clients].map((client) => client.end()));
+    await Promise.all(closed);
+  }
+
+  #accept(accepted: Socket, listener: NetServer): void {
+    if (this.#clients.size >= CONNECTIONS_MAX) {
+      this.#log.warn(`Cannot serve ${peerOf(accepted)}: ${CONNECTIONS_MAX} connections are open`);
+      accepted.destroy();
+      return;
+    }
+    setUserTimeout(accepted, USER_TIMEOUT_MILLISECONDS);
+    const socket = readInto(accepted, listener, this.#readMemory, (chunk) => client.receive(chunk));
+    const client: Client = new Client(socket, {
+      registry: this.#registry,
+      limits: this.#limits,
+      pool: this.#pool,
+      log: this.#log,
+      onClosed: () => this.#clients.delete(client),
+    });
+    this.#clients.add(client);
+  }
+}
+
+interface ClientOptions {
+  readonly registry: Registry;
+  readonly limits: SessionLimits;
+  readonly pool: BufferPool;
+  readonly log: ServerLog;
+  readonly onClosed: () => void;
+}
+
+/** One socket and its `Connection`. */
+class Client {
+  readonly #socket: Socket;
+  readonly #connection: Connection;
+  readonly #options: ClientOptions;
+  readonly #peer: string;
+  #flushScheduled = false;
+  /** Resolves when the device is free again. */
+  #released: Promise<void> | null = null;
+
+  constructor(socket: Socket, options: ClientOptions) {
+    this.#socket = socket;
+    this.#options = options;
+    this.#peer = peerOf(socket);
+    this.#connection = new Connection({
+      registry: options.registry,
+      peer: this.#peer,
+      limits: options.limits,
+      pool: options.pool,
+      unsentOctets: () => socket.writableLength,
+      onOutput: () => this.#scheduleFlush(),
+      onEvent: (event) => this.#logEvent(event),
+    });
+    socket.on('drain', () => socket.resume());
+    socket.on('error', (error) => this.#say('warn', `connection lost: ${error.message}`));
+    socket.on('close', () => this.#closed());
+    socket.setTimeout(OPERATION_TIMEOUT_MILLISECONDS, () => {
+      if (this.#connection.busId === undefined) socket.destroy();
+    });
+  }
+
+  /** Says goodbye: what is outstanding comes back, replies are sent, the connection closes. */
+  async end(): Promise<void> {
+    this.#socket.pause();
+    this.#released ??= this.#connection.close();
+    this.#flush();
+    const gone = new Promise<void>((resolve) => this.#socket.once('close', () => resolve()));
+    const impatience = setTimeout(() => this.#socket.destroy(), GOODBYE_MILLISECONDS);
+    this.#socket.resume(); // to see the client's own end
+    await Promise.all([gone, this.#released]);
+    clearTimeout(impatience);
+  }
+
+  receive(chunk: Buffer): void {
+    try {
+      this.#connection.receive(chunk);
+    } catch (error) {
+      if (!(error instanceof RemoteProtocolError)) throw error;
+      this.#say('warn', `connection closed: ${error.message} (${error.code})`);
+      this.#socket.destroy();
+      return;
+    }
+    this.#flush();
+  }
+
+  #scheduleFlush(): void {
+    if (this.#flushScheduled) return;
+    this.#flushScheduled = true;
+    process.nextTick(() => this.#flush());
+  }
+
+  #flush(): void {
+    this.#flushScheduled = false;
+    const socket = this.#socket;
+    if (socket.destroyed || socket.writableEnded) return;
+    const pieces = this.#connection.takeOutput();
+    if (pieces.length === 1) {
+      socket.write(pieces[0] as Uint8Array);
+    } else if (pieces.length > 1) {
+      socket.cork();
+      for (const piece of pieces) socket.write(piece);
+      socket.uncork();
+    }
+    if (this.#connection.ending) socket.end();
+    else if (socket.writableLength > UNSENT_OCTETS_MAX) socket.pause();
+  }
+
+  #closed(): void {
+    const busId = this.#connection.busId;
+    this.#released ??= this.#connection.close();
+    this.#released.then(
+      () => {
+        if (busId !== undefined) this.#say('info', `released ${busId}`);
+        this.#options.onClosed();
+      },
+      (error) => {
+        this.#say('warn', `cannot release ${busId}: ${error}`);
+        this.#options.onClosed();
+      },
+    );
+  }
+
+  #logEvent(event: ConnectionEvent): void {
+    if (event.type === 'imported') this.#say('info', `attached ${event.busId}`);
+    else if (event.type === 'listed') this.#say('info', 'listed devices');
+    else this.#say('warn', `refused ${event.busId}: ${event.reason}`);
+  }
+
+  #say(level: 'info' | 'warn', what: string): void {
+    this.#options.log[level](`${this.#peer}: ${what}`);
+  }
+}
+
+function peerOf(socket: Socket): string {
+  return formatAddress({ host: socket.remoteAddress ?? '?', port: socket.remotePort ?? 0 });
+}
+
+/** HOST:PORT, with brackets around an IPv6 address. */
+export function formatAddress({ host, port }: ListenAddress): string {
+  return host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`;
+}
+
+function why(error: NodeJS.ErrnoException): string {
+  switch (error.code) {
+    case 'EADDRINUSE':
+      return 'the port is in use, wanted a free one (another gateway, or usbipd?)';
+    case 'EADDRNOTAVAIL':
+      return 'the address is not one of this machine, wanted a local one';
+    case 'EACCES':
+      return 'permission denied, wanted a port of 1024 or more';
+    case 'ENOTFOUND':
+    case 'EAI_AGAIN':
+      return 'the host name is unknown, wanted an address of this machine';
+    default:
+      return error.message;
+  }
+}

@@ -1,0 +1,93 @@
+/**
+ * What Node.js has no public call for on sockets that a server accepted.
+ *
+ * Reading: a 'data' listener costs a fresh 64 KiB allocation a read and never gets more in one
+ * read. The `onread` option of `net.Socket` reads into a given buffer, which halves the cost of
+ * large writes (docs/decisions/0004), but exists only for sockets that one constructs oneself; so
+ * the accepted handle moves to such a socket. Where that handle is not what it is today, 'data'
+ * serves as well, only slower.
+ *
+ * Dead peers: TCP keepalive notices a silent peer only while nothing is under way; data that is never
+ * acknowledged is sent again for a quarter of an hour. TCP_USER_TIMEOUT (tcp(7)) bounds that.
+ */
+import { type Server, Socket, type SocketConstructorOpts } from 'node:net';
+import koffi from 'koffi';
+
+const IPPROTO_TCP = 6;
+const TCP_USER_TIMEOUT = 18;
+
+type SetSockOpt = (
+  fd: number,
+  level: number,
+  name: number,
+  value: Buffer,
+  octets: number,
+) => number;
+
+const setsockopt: SetSockOpt | null =
+  process.platform === 'linux'
+    ? koffi
+        .load(null)
+        .func('int setsockopt(int fd, int level, int name, const void *value, uint32_t octets)')
+    : null;
+
+interface Handle {
+  readonly fd?: number;
+  readonly readStart?: unknown;
+}
+interface Internals {
+  _handle?: Handle | null;
+  server?: Server;
+  _server?: Server;
+}
+
+/**
+ * Moves an accepted socket (paused: `pauseOnConnect`) to one that calls `receive` with a view of
+ * `memory` for each read. `memory` may be shared by any number of sockets: it is filled and
+ * consumed in one turn.
+ */
+export function readInto(
+  accepted: Socket,
+  server: Server,
+  memory: Buffer,
+  receive: (chunk: Buffer) => void,
+): Socket {
+  const inside = accepted as unknown as Internals;
+  const handle = inside._handle;
+  if (typeof handle?.readStart !== 'function') {
+    accepted.on('data', (chunk: Buffer) => receive(chunk));
+    accepted.resume();
+    return accepted;
+  }
+  inside._handle = null;
+  const options = {
+    handle,
+    onread: {
+      buffer: memory,
+      callback: (octets: number) => {
+        receive(memory.subarray(0, octets));
+        return true;
+      },
+    },
+  };
+  const socket = new Socket(options as SocketConstructorOpts);
+  // As net.js does for what it accepts: the server counts its connections by this.
+  Object.assign(socket as unknown as Internals, { server, _server: server });
+  socket.resume();
+  return socket;
+}
+
+/** The descriptor behind a socket; Node.js keeps it in an undocumented place. */
+function descriptorOf(socket: Socket): number {
+  const handle = (socket as unknown as Internals)._handle;
+  return handle?.fd ?? -1;
+}
+
+/** Ends the connection when data stays unacknowledged for so long. Elsewhere than Linux: nothing. */
+export function setUserTimeout(socket: Socket, milliseconds: number): void {
+  const fd = descriptorOf(socket);
+  if (setsockopt === null || fd < 0) return;
+  const value = Buffer.alloc(4);
+  value.writeUInt32LE(milliseconds);
+  setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, value, value.length);
+}

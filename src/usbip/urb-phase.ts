@@ -1,0 +1,183 @@
+/**
+ * The URB phase of a connection: commands in, URBs to the session, replies out.
+ *
+ * It translates and decides nothing about queues. Each CMD_SUBMIT gets one RET_SUBMIT, unless it is
+ * unlinked in time; each CMD_UNLINK gets one RET_UNLINK. A URB that an unlink brings back with
+ * octets moved is reported with both, RET_SUBMIT first: RET_UNLINK carries no data, and vhci takes
+ * that order as "it had ended before", so what the device moved is not lost.
+ */
+import { strict as assert } from 'node:assert';
+import type { EndpointInfo } from '../core/device.ts';
+import { RemoteProtocolError } from '../core/errors.ts';
+import type { SessionLimits } from '../core/limits.ts';
+import type { DeviceSession, SessionClient } from '../core/session.ts';
+import { Urb, type UrbStatus } from '../core/urb.ts';
+import type { BufferPool } from './buffer-pool.ts';
+import type { FrameHandler } from './framer.ts';
+import { CmdUnlink, COMMAND, HEADER_OCTETS } from './protocol.ts';
+import type { ReplyWriter } from './reply-writer.ts';
+import {
+  bodyOctets,
+  buildUrb,
+  emptySubmitHeader,
+  endpointOf,
+  readSubmit,
+  refusal,
+} from './submit.ts';
+
+const NO_OCTETS = Buffer.alloc(0);
+
+export interface UrbPhaseOptions {
+  readonly deviceId: number;
+  readonly limits: SessionLimits;
+  readonly writer: ReplyWriter;
+  readonly pool: BufferPool;
+  /** Replies that have left the writer and wait for the network. */
+  readonly unsentOctets: () => number;
+  /** A reply was written. */
+  readonly onReply: () => void;
+  readonly onDeviceRemoved: () => void;
+}
+
+export class UrbPhase implements FrameHandler, SessionClient {
+  readonly headerOctets = HEADER_OCTETS;
+  keepBody = true;
+  readonly #options: UrbPhaseOptions;
+  /** Set right after construction: the session needs its client first. */
+  #session: DeviceSession | null = null;
+  readonly #header = emptySubmitHeader();
+  #endpoint: EndpointInfo | undefined;
+  /** Why the URB of `#header` is refused, or 'ok'. */
+  #refusal: UrbStatus = 'ok';
+  /** Transfer buffers of URBs that are not given back. */
+  #outstandingOctets = 0;
+
+  constructor(options: UrbPhaseOptions) {
+    this.#options = options;
+  }
+
+  begin(session: DeviceSession): void {
+    this.#session = session;
+  }
+
+  header(view: DataView, at: number): number {
+    const command = view.getUint32(at);
+    if (command === COMMAND.submit) return this.#submitHeader(view, at);
+    if (command === COMMAND.unlink) {
+      this.#unlink(view, at);
+      return 0;
+    }
+    throw new RemoteProtocolError(
+      'bad-command',
+      `Cannot accept command: ${command}, wanted 1 (submit) or 2 (unlink)`,
+    );
+  }
+
+  body(octets: Buffer, pooled: boolean): void {
+    this.#submit(octets, pooled);
+  }
+
+  gaveBack(urb: Urb): void {
+    const { writer, pool } = this.#options;
+    this.#outstandingOctets -= urb.octets;
+    if (urb.pooled !== null) {
+      pool.give(urb.pooled);
+      urb.pooled = null;
+    }
+    const came = urb.status === 'unlinked' && urb.actualOctets === 0;
+    if (!came || urb.unlinkTag < 0) writer.submitReply(urb);
+    if (urb.unlinkTag >= 0) writer.unlinkReply(urb.unlinkTag, came ? 'unlinked' : 'ok');
+    this.#options.onReply();
+  }
+
+  deviceRemoved(): void {
+    this.#options.onDeviceRemoved();
+  }
+
+  #submitHeader(view: DataView, at: number): number {
+    const session = this.#openSession();
+    const header = this.#header;
+    readSubmit(view, at, header);
+    this.#checkDevice(header.seqnum, header.deviceId);
+    if (session.has(header.seqnum)) {
+      throw new RemoteProtocolError(
+        'duplicate-seqnum',
+        `Cannot accept URB ${header.seqnum}: a URB of this number is outstanding, wanted a new one`,
+      );
+    }
+    const { limits } = this.#options;
+    this.#endpoint = endpointOf(header, session.device);
+    const octets = bodyOctets(header, this.#endpoint, limits);
+    this.#refusal = refusal(header, this.#endpoint, limits);
+    if (this.#refusal === 'ok' && !this.#hasRoom(session, header.octets)) {
+      this.#refusal = 'no-memory';
+    }
+    const isochronous = this.#endpoint?.type === 'isochronous';
+    // Packet descriptors are needed even for a refusal; data alone is passed over.
+    this.keepBody = this.#refusal === 'ok' || isochronous;
+    if (octets === 0) this.#submit(NO_OCTETS, false);
+    else if (!this.keepBody) this.#refuse(this.#refusal, NO_OCTETS);
+    return octets;
+  }
+
+  #hasRoom(session: DeviceSession, octets: number): boolean {
+    const { limits, writer, unsentOctets } = this.#options;
+    const held = this.#outstandingOctets + writer.pendingOctets + unsentOctets();
+    return (
+      session.outstandingCount < limits.urbsMax && held + octets <= limits.outstandingOctetsMax
+    );
+  }
+
+  #submit(body: Buffer, pooled: boolean): void {
+    const endpoint = this.#endpoint;
+    const built =
+      this.#refusal === 'ok' && endpoint !== undefined
+        ? buildUrb(this.#header, endpoint, body)
+        : this.#refusal;
+    if (!(built instanceof Urb)) {
+      this.#refuse(built, endpoint?.type === 'isochronous' ? body : NO_OCTETS);
+      if (pooled) this.#options.pool.give(body);
+      return;
+    }
+    if (pooled) built.pooled = body;
+    this.#outstandingOctets += built.octets;
+    this.#openSession().submit(built);
+    // The memory of a chunk is used again for the next one; what waits needs its own.
+    if (built.outstanding && !pooled) built.dataOut = Buffer.from(built.dataOut);
+  }
+
+  /** `body` ends with the packet descriptors of an isochronous URB, or is empty. */
+  #refuse(status: UrbStatus, body: Buffer): void {
+    const { seqnum, packetCount } = this.#header;
+    const descriptors = body.length === 0 ? body : body.subarray(-16 * packetCount);
+    this.#options.writer.refusedReply(seqnum, status, packetCount === 0 ? NO_OCTETS : descriptors);
+  }
+
+  #unlink(view: DataView, at: number): void {
+    const seqnum = view.getUint32(at + CmdUnlink.offsets.seqnum);
+    this.#checkDevice(seqnum, view.getUint32(at + CmdUnlink.offsets.deviceId));
+    const victim = view.getUint32(at + CmdUnlink.offsets.victim);
+    const session = this.#openSession();
+    const urb = session.outstanding(victim);
+    if (urb === undefined || urb.unlinkTag >= 0) {
+      this.#options.writer.unlinkReply(seqnum, 'ok'); // its RET_SUBMIT has gone out before
+      return;
+    }
+    urb.unlinkTag = seqnum;
+    session.unlink(victim);
+  }
+
+  /** devid 0 is what some clients send; the kernel repeats the one of OP_REP_IMPORT. */
+  #checkDevice(seqnum: number, deviceId: number): void {
+    if (deviceId === this.#options.deviceId || deviceId === 0) return;
+    throw new RemoteProtocolError(
+      'bad-device-id',
+      `Cannot accept command ${seqnum}: device id ${deviceId}, wanted ${this.#options.deviceId}`,
+    );
+  }
+
+  #openSession(): DeviceSession {
+    assert(this.#session !== null, 'Cannot accept a command: no device is imported');
+    return this.#session;
+  }
+}
