@@ -1,5 +1,7 @@
 /** The rows of the benchmark: what is sent, how deep, and what urbgate must reach. */
 
+import type { Placement } from './load/processes.ts';
+
 /** One row. `id` is what `--only` selects and what peers.ts is keyed by. */
 export interface Row {
   readonly id: string;
@@ -7,8 +9,8 @@ export interface Row {
   readonly type: 'control' | 'out' | 'in';
   readonly octets: number;
   readonly depth: number;
-  /** Client and server share one CPU: no wake-up of another core in the round trip. */
-  readonly oneCpu: boolean;
+  /** Together on one CPU, no round trip waits for another core to wake up. */
+  readonly placement: Placement;
   /** The client sends each URB by itself, as the kernel's vhci_hcd does. */
   readonly single: boolean;
   /** Server CPU per URB to stay under, in microseconds. */
@@ -31,7 +33,7 @@ function control(depth: number, options: { oneCpu?: boolean; single?: boolean } 
     type: 'control',
     octets: DESCRIPTOR_OCTETS,
     depth,
-    oneCpu,
+    placement: oneCpu ? 'together' : 'apart',
     single,
     ...goal,
   };
@@ -46,7 +48,7 @@ function bulk(type: 'out' | 'in', octets: number, depth: number): Row {
     type,
     octets,
     depth,
-    oneCpu: false,
+    placement: 'apart',
     single: false,
     ...goal,
   };
@@ -66,11 +68,15 @@ export const ROWS: readonly Row[] = [
   ),
 ];
 
-/** The same row with client and server on one CPU (`--pinned`). */
-export function onOneCpu(row: Row): Row {
-  if (row.oneCpu) return row;
-  return { ...row, id: `${row.id}-one-cpu`, title: `${row.title}, one CPU`, oneCpu: true };
-}
+/** All rows with client and server on one CPU (`--one-cpu`). */
+export const ONE_CPU_ROWS: readonly Row[] = ROWS.filter((row) => row.placement === 'apart').map(
+  (row) => ({
+    ...row,
+    id: `${row.id}-one-cpu`,
+    title: `${row.title}, one CPU`,
+    placement: 'together',
+  }),
+);
 
 /** The row's options for usbip-load, less address and duration. */
 export function loadArguments(row: Row): string[] {

@@ -3,7 +3,7 @@
  *
  * Everything started here is ended by {@link stopAll}, at the latest when this process exits.
  */
-import { type ChildProcess, execFile, spawn } from 'node:child_process';
+import { type ChildProcess, execFile, execFileSync, spawn } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
 import { dirname, extname, join } from 'node:path';
@@ -44,16 +44,34 @@ function track(child: ChildProcess): ChildProcess {
   return child;
 }
 
-/** Keeps client and server of the one-CPU rows on the last CPU: the first serves most interrupts. */
-export const ONE_CPU = String(availableParallelism() - 1);
+/**
+ * Where client and server run: on two CPUs, both on one, or where the scheduler likes. It likes now
+ * one, now the other, at five times the rate or a fifth; so rows that are compared choose.
+ */
+export type Placement = 'apart' | 'together' | 'free';
 
-/** Prefixes a command with taskset(1) if it is to stay on {@link ONE_CPU}. */
-function pinned(oneCpu: boolean, command: string[]): [string, string[]] {
-  const [file = '', ...rest] = oneCpu ? ['taskset', '-c', ONE_CPU, ...command] : command;
+const CLIENT_CPU = String(Math.max(0, availableParallelism() - 2));
+/** Also the CPU of both when together: the first CPU serves most interrupts. */
+const SERVER_CPU = String(availableParallelism() - 1);
+
+/** Prefixes a command with taskset(1), which replaces itself, so the process id is the command's. */
+function bound(cpu: string | null, command: string[]): [string, string[]] {
+  const [file = '', ...rest] = cpu === null ? command : ['taskset', '-c', cpu, ...command];
   return [file, rest];
 }
 
-/** A server under test; `pid` is the server's own, since taskset(1) replaces itself. */
+/** Where taskset(1) or a second CPU is missing, everything runs free. */
+export function canPlace(): boolean {
+  if (availableParallelism() < 2) return false;
+  try {
+    execFileSync('taskset', ['--version'], { stdio: 'ignore' });
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** A server under test. */
 export interface ServerProcess {
   readonly port: number;
   readonly pid: number;
@@ -69,11 +87,12 @@ export interface ServerProcess {
 export function startServer(
   script: string,
   args: string[],
-  oneCpu = false,
+  placement: Placement = 'free',
 ): Promise<ServerProcess> {
   // Under tsx, process.execArgv makes the child understand TypeScript too.
   const flags = extname(script) === '.ts' ? process.execArgv : [];
-  const [file, rest] = pinned(oneCpu, [process.execPath, ...flags, script, ...args]);
+  const cpu = placement === 'together' ? SERVER_CPU : null;
+  const [file, rest] = bound(cpu, [process.execPath, ...flags, script, ...args]);
   const child = track(spawn(file, rest, { stdio: ['pipe', 'pipe', 'pipe'] }));
   let said = '';
   let complained = '';
@@ -94,6 +113,10 @@ export function startServer(
       const port = /Listening on \S*:(\d+)/.exec(said)?.[1];
       if (port === undefined || child.pid === undefined) return;
       clearTimeout(timer);
+      // Only the main thread: V8's helpers would compete with it on its one CPU.
+      if (placement === 'apart') {
+        execFileSync('taskset', ['-p', '-c', SERVER_CPU, String(child.pid)], { stdio: 'ignore' });
+      }
       resolve({ port: Number(port), pid: child.pid, stop: () => stop(child) });
     });
   });
@@ -109,20 +132,23 @@ async function stop(child: ChildProcess): Promise<void> {
 }
 
 /** Starts the bare echo of node-echo.ts; see there for its options. */
-export function startEcho(oneCpu = false, options: string[] = []): Promise<ServerProcess> {
+export function startEcho(
+  placement: Placement = 'free',
+  options: string[] = [],
+): Promise<ServerProcess> {
   const script = join(import.meta.dirname, `node-echo${extname(import.meta.filename)}`);
-  return startServer(script, options, oneCpu);
+  return startServer(script, options, placement);
 }
 
 /** Starts `urbgate serve` with a source/sink device at each bus id. */
 export function startGateway(
   script: string,
   busIds: string[],
-  oneCpu = false,
+  placement: Placement = 'free',
 ): Promise<ServerProcess> {
   if (!existsSync(script)) throw new Error(`Cannot start ${script}: no such file, build it first`);
   const exports = busIds.flatMap((id) => ['--export', `virtual:source-sink,busid=${id}`]);
-  return startServer(script, ['serve', '--listen', '127.0.0.1:0', ...exports], oneCpu);
+  return startServer(script, ['serve', '--listen', '127.0.0.1:0', ...exports], placement);
 }
 
 /** Compiles usbip-load.c into a folder that goes away with this process; returns the program. */
@@ -168,9 +194,10 @@ export async function runLoad(
   program: string,
   args: string[],
   seconds: number,
-  oneCpu = false,
+  placement: Placement = 'free',
 ): Promise<LoadResult> {
-  const [file, rest] = pinned(oneCpu, [program, ...args]);
+  const cpu = { apart: CLIENT_CPU, together: SERVER_CPU, free: null }[placement];
+  const [file, rest] = bound(cpu, [program, ...args]);
   const timeout = seconds * 1000 + LOAD_SLACK_MILLISECONDS;
   try {
     const { stdout } = await run(file, rest, { timeout, killSignal: 'SIGKILL' });

@@ -23,7 +23,11 @@ const HEADER_OCTETS = 12;
 export const PAYLOAD_OCTETS_MAX = 1 << 20;
 
 /** One frame to the agent. */
-export function encodeFrame(id: number, kind: number, payload: Uint8Array = Buffer.alloc(0)): Buffer {
+export function encodeFrame(
+  id: number,
+  kind: number,
+  payload: Uint8Array = Buffer.alloc(0),
+): Buffer {
   if (payload.length > PAYLOAD_OCTETS_MAX) {
     throw new RangeError(
       `Cannot encode a frame: its payload has ${payload.length} octets, at most ${PAYLOAD_OCTETS_MAX} are taken`,

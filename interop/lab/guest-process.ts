@@ -29,11 +29,7 @@ export class GuestProcess {
   #lost = false;
   #watchers = new Set<() => void>();
 
-  constructor(
-    command: string,
-    guest: Place,
-    send: (kind: number, payload?: Uint8Array) => void,
-  ) {
+  constructor(command: string, guest: Place, send: (kind: number, payload?: Uint8Array) => void) {
     this.command = command;
     this.#guest = guest;
     this.#send = send;

@@ -13,9 +13,9 @@ import { createWriteStream, mkdirSync, readFileSync, renameSync, writeFileSync }
 import { join } from 'node:path';
 import { encodeFrame, FrameReader, ToAgent, ToHost } from './agent-frames.ts';
 import { type CommandResult, GuestProcess } from './guest-process.ts';
+import { type LabImages, labImages } from './images.ts';
 import { findComplaints } from './kernel-complaints.ts';
 import { logFolder } from './logs.ts';
-import { type LabImages, labImages } from './images.ts';
 
 /** Where a guest finds the forwarded ports of the host. */
 export const GATEWAY_ADDRESS = '10.0.2.100';
@@ -124,7 +124,9 @@ export class Guest {
       throw new Error(`Cannot start ${command} in ${this.name}: the guest has ended`);
     }
     const id = this.#nextId++;
-    const process = new GuestProcess(command, this, (kind, payload) => this.#send(id, kind, payload));
+    const process = new GuestProcess(command, this, (kind, payload) =>
+      this.#send(id, kind, payload),
+    );
     this.#processes.set(id, process);
     this.#send(id, ToAgent.start, Buffer.from(command));
     return process;
@@ -259,7 +261,8 @@ const KERNEL_ARGUMENTS = [
 
 function qemuCommand(images: LabImages, options: GuestOptions, folder: string): string[] {
   const forwards = FORWARDED_PORTS.map(
-    (port) => `,guestfwd=tcp:${GATEWAY_ADDRESS}:${port}-cmd:${images.forward} ${forwardFile(folder, port)}`,
+    (port) =>
+      `,guestfwd=tcp:${GATEWAY_ADDRESS}:${port}-cmd:${images.forward} ${forwardFile(folder, port)}`,
   );
   return [
     'qemu-system-x86_64',

@@ -19,7 +19,14 @@ import { cached } from './paths.ts';
 export const GUEST_ADDRESS = '10.0.2.15';
 
 /** What the guest needs before it can load modules from its own /lib/modules. */
-const EARLY_MODULES = ['virtio_pci', '9pnet_virtio', '9p', 'overlay', 'virtio_console', 'virtio_net'];
+const EARLY_MODULES = [
+  'virtio_pci',
+  '9pnet_virtio',
+  '9p',
+  'overlay',
+  'virtio_console',
+  'virtio_net',
+];
 
 export interface InitramfsOptions {
   kernel: Kernel;

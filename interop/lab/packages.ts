@@ -32,7 +32,14 @@ export async function missingPackages(
   }
   const format = `-f=\${db:Status-Status} \${Package}\n`;
   // It fails when one of the packages is unknown, but prints the others all the same.
-  const printed = await hostCommand('sh', ['-c', 'dpkg-query "$@" 2>/dev/null || true', 'sh', '-W', format, ...packages]);
+  const printed = await hostCommand('sh', [
+    '-c',
+    'dpkg-query "$@" 2>/dev/null || true',
+    'sh',
+    '-W',
+    format,
+    ...packages,
+  ]);
   const installed = new Set<string>();
   for (const line of printed.split('\n')) {
     const [status, name] = line.split(' ');
@@ -58,7 +65,14 @@ export async function ensurePackages(packages: readonly string[] = GUEST_PACKAGE
     throw new Error(`Cannot install packages: this is not root, run: ${installLine(missing)}`);
   }
   await updatePackageLists();
-  const args = ['install', '-y', '--no-install-recommends', '-o', 'DPkg::Lock::Timeout=300', ...missing];
+  const args = [
+    'install',
+    '-y',
+    '--no-install-recommends',
+    '-o',
+    'DPkg::Lock::Timeout=300',
+    ...missing,
+  ];
   await hostCommand('apt-get', args, {
     environment: { DEBIAN_FRONTEND: 'noninteractive' },
     timeoutSeconds: 1200,
@@ -105,7 +119,13 @@ export async function packageField(name: string, field: string): Promise<string 
 export async function unpackPackage(wanted: PackageVersion, folder: string): Promise<void> {
   const download = `${folder}.download`;
   await hostCommand('mkdir', ['-p', download, folder]);
-  const args = ['download', '-qq', '-o', 'APT::Sandbox::User=root', `${wanted.name}=${wanted.version}`];
+  const args = [
+    'download',
+    '-qq',
+    '-o',
+    'APT::Sandbox::User=root',
+    `${wanted.name}=${wanted.version}`,
+  ];
   const fetch = () => hostCommand('apt-get', args, { folder: download, timeoutSeconds: 900 });
   try {
     await fetch().catch(async (error: unknown) => {

@@ -4,7 +4,8 @@
  * Source: USB 2.0, 9.5 and 9.6; USB 3.2, 9.6.7 (endpoint companion). Descriptors come from
  * devices and are not trusted: a list ends where its octets end or make no sense.
  */
-import { Parser } from 'binary-parser';
+// By its file: the package's types are not found from its bare name under "import".
+import { Parser } from 'binary-parser/dist/binary_parser.js';
 import type { EndpointInfo, Speed, TransferType } from './device.ts';
 
 /** bDescriptorType (USB 2.0, table 9-5, and USB 3.2, table 9-6). */
@@ -138,7 +139,8 @@ export function parseConfiguration(octets: Uint8Array, speed: Speed): Configurat
       });
     } else if (type === DESCRIPTOR.endpoint && length >= 7) {
       const companion = octets[at + length + 1] === DESCRIPTOR.companion ? at + length : undefined;
-      alternates.at(-1)?.endpoints.push(endpointInfo(octets, at, companion, speed));
+      const setting = alternates.at(-1);
+      setting?.endpoints.push(endpointInfo(octets, at, companion, speed, setting.number));
     }
   }
   return { value: octets[5] ?? 0, attributes: octets[7] ?? 0, alternates };
@@ -159,6 +161,7 @@ function endpointInfo(
   at: number,
   companion: number | undefined,
   speed: Speed,
+  interfaceNumber: number,
 ): EndpointInfo {
   const field = (offset: number): number => octets[offset] ?? 0;
   const address = field(at + 2) & 0x8f;
@@ -176,6 +179,7 @@ function endpointInfo(
     address,
     direction: (address & 0x80) !== 0 ? 'in' : 'out',
     type,
+    interfaceNumber,
     maxPacketOctets,
     intervalOctets,
     intervalMicroseconds: periodic ? intervalMicroseconds(field(at + 6), type, speed) : 0,
@@ -196,6 +200,7 @@ export function controlEndpoint(maxPacketOctets: number): EndpointInfo {
     address: 0,
     direction: 'out',
     type: 'control',
+    interfaceNumber: -1,
     maxPacketOctets,
     intervalOctets: maxPacketOctets,
     intervalMicroseconds: 0,

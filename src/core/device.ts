@@ -13,6 +13,8 @@ export interface EndpointInfo {
   readonly address: number;
   readonly direction: 'in' | 'out';
   readonly type: TransferType;
+  /** bInterfaceNumber of the interface that it belongs to; -1 for endpoint 0. */
+  readonly interfaceNumber: number;
   /** Payload of one packet (wMaxPacketSize bits 10..0). */
   readonly maxPacketOctets: number;
   /** What may move in one service interval: packets of a high-bandwidth or SuperSpeed burst. */

@@ -7,7 +7,7 @@
 import { EventEmitter } from 'node:events';
 import type { UsbDevice } from './device.ts';
 import { UserError } from './errors.ts';
-import { DeviceSession, type SessionClient } from './session.ts';
+import { DeviceSession, type SessionClient, type SessionOptions } from './session.ts';
 
 /** B-P, or B-P.P... behind hubs; at most 31 octets, for that is what fits the wire. */
 const BUS_ID = /^(\d{1,3})-\d{1,3}(\.\d{1,3}){0,5}$/;
@@ -59,18 +59,27 @@ export class Registry extends EventEmitter<RegistryEvents> {
   }
 
   /**
-   * Exports a device, under the first free id 1-1, 1-2, ... if none is given.
+   * Whether a device can be exported under this id, for those who must know before they open it.
    *
    * @throws {UserError} if the bus id is malformed or taken.
    */
-  add(device: UsbDevice, spec: string, busId: string = this.#freeBusId()): Export {
-    const bus = Number(BUS_ID.exec(busId)?.[1]);
-    if (Number.isNaN(bus)) {
+  checkBusId(busId: string, spec: string): void {
+    if (!BUS_ID.test(busId)) {
       throw new UserError(`Cannot export ${spec}: bus id "${busId}", wanted the form 1-1 or 1-1.2`);
     }
     if (this.#exports.has(busId)) {
       throw new UserError(`Cannot export ${spec}: bus id ${busId} is taken, wanted a free one`);
     }
+  }
+
+  /**
+   * Exports a device, under the first free id 1-1, 1-2, ... if none is given.
+   *
+   * @throws {UserError} if the bus id is malformed or taken.
+   */
+  add(device: UsbDevice, spec: string, busId: string = this.#freeBusId()): Export {
+    this.checkBusId(busId, spec);
+    const bus = Number(BUS_ID.exec(busId)?.[1]);
     const taken = new Set(this.list().map((one) => one.bus * 65536 + one.deviceNumber));
     let deviceNumber = FIRST_DEVICE_NUMBER;
     while (taken.has(bus * 65536 + deviceNumber)) deviceNumber++;
@@ -102,11 +111,16 @@ export class Registry extends EventEmitter<RegistryEvents> {
   }
 
   /** Opens a session on a device, or says why not. */
-  claim(busId: string, peer: string, client: SessionClient): Claim | Refusal {
+  claim(
+    busId: string,
+    peer: string,
+    client: SessionClient,
+    options: SessionOptions = {},
+  ): Claim | Refusal {
     const wanted = this.#exports.get(busId);
     if (wanted === undefined) return 'unknown';
     if (wanted.holder !== null || this.#closing.has(wanted)) return 'busy';
-    const session = new DeviceSession(wanted.device, client);
+    const session = new DeviceSession(wanted.device, client, options);
     wanted.holder = { peer, since: new Date(), session };
     this.emit('claimed', wanted);
     return { export: wanted, session, release: () => this.#release(wanted, session) };

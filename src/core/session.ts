@@ -5,38 +5,92 @@
  * and gives back each URB exactly once. It knows no transport: a transport submits and unlinks
  * URBs and is told when they end.
  *
- * Devices may complete a URB from inside `submit`, so actions are worked off in one loop
- * (`#carryOut`), never recursively: a queue of a thousand URBs costs no stack.
+ * Devices may complete a URB from inside `submit`, and clients may submit and unlink from inside
+ * `gaveBack`; so actions are worked off in one loop (`#carryOut`), never recursively: a queue of a
+ * thousand URBs costs no stack.
  */
 import { strict as assert } from 'node:assert';
 import {
   Actions,
+  cleared,
+  closed,
   completed,
   type EndpointQueue,
+  type Evidence,
+  elapsed,
   endpointQueue,
+  fenceOpened,
+  needsTime,
+  type Outcome,
+  type Recovery,
+  type StopsOn,
   submitted,
   unlinked,
 } from '../stall/endpoint-queue.ts';
-import type { DeviceHost, QueueModel, UsbDevice } from './device.ts';
-import type { Urb } from './urb.ts';
+import { type Clock, systemClock } from './clock.ts';
+import { type ControlEffect, controlEffect } from './control-effect.ts';
+import type { DeviceHost, EndpointInfo, QueueModel, TransferType, UsbDevice } from './device.ts';
+import type { Urb, UrbStatus } from './urb.ts';
 
 export interface SessionClient {
   /** The URB is done, its result filled in. Called once for each submitted URB. */
   gaveBack(urb: Urb): void;
   /** The device has gone; every URB has been given back before. */
   deviceRemoved(): void;
+  /** A name for the moment after the last `gaveBack`, for `evidence`. Default: none is kept. */
+  reportMark?(): number;
+  /** Whether what arrives now was sent before the client can have had the report at `mark`. */
+  evidence?(mark: number): Evidence;
 }
+
+export interface SessionOptions {
+  /** How the client's handlers are waited for after an error; see `Recovery`. */
+  readonly recovery?: Recovery;
+  readonly clock?: Clock;
+}
+
+/** For clients that do not speak the stall protocol and offer no fence: by time. */
+export const TIMED_RECOVERY: Recovery = {
+  kind: 'hold',
+  settleMilliseconds: 5,
+  holdMilliseconds: 1000,
+  arrivalMilliseconds: 50,
+};
 
 /** URBs of one endpoint that the device takes at a time. */
 const FLIGHT_MAX: Readonly<Record<QueueModel, number>> = { serial: 1 };
 
+/** Which ends stop a queue: kernel-doc of usb_unlink_urb, "Unlinking and Endpoint Queues". */
+const STOPS_ON: Readonly<Record<TransferType, StopsOn>> = {
+  control: 'errors-but-short',
+  bulk: 'errors',
+  interrupt: 'errors',
+  isochronous: 'nothing',
+};
+
 type State = 'open' | 'removed' | 'closing' | 'closed';
+
+/** A queue with what the machine leaves to its driver. */
+interface Slot {
+  readonly endpoint: EndpointInfo;
+  readonly queue: EndpointQueue<Urb>;
+  /** The client's mark of the last report that the queue waits for. */
+  mark: number;
+  /** The deadline that a timer is set for; Infinity for none. */
+  armed: number;
+  cancelTimer: () => void;
+}
 
 export class DeviceSession implements DeviceHost {
   readonly device: UsbDevice;
+  /** URBs submitted, and those given back with an error, since the session began. */
+  urbCount = 0;
+  errorCount = 0;
   readonly #client: SessionClient;
+  readonly #recovery: Recovery;
+  readonly #clock: Clock;
   /** By endpoint number, IN endpoints from 16 on. Endpoint 0 has one queue for both ways. */
-  readonly #queues: (EndpointQueue<Urb> | undefined)[] = new Array(32).fill(undefined);
+  readonly #slots: (Slot | undefined)[] = new Array(32).fill(undefined);
   readonly #outstanding = new Map<number, Urb>();
   readonly #actions = new Actions<Urb>();
   #carryingOut = false;
@@ -48,15 +102,13 @@ export class DeviceSession implements DeviceHost {
    *
    * @throws what the device's `open` throws.
    */
-  constructor(device: UsbDevice, client: SessionClient) {
+  constructor(device: UsbDevice, client: SessionClient, options: SessionOptions = {}) {
     this.device = device;
     this.#client = client;
+    this.#recovery = options.recovery ?? TIMED_RECOVERY;
+    this.#clock = options.clock ?? systemClock;
     device.open(this);
   }
-
-  /** URBs submitted, and those given back with an error, since the session began. */
-  urbCount = 0;
-  errorCount = 0;
 
   /** URBs that the client has submitted and not got back. */
   get outstandingCount(): number {
@@ -78,17 +130,31 @@ export class DeviceSession implements DeviceHost {
     this.#outstanding.set(urb.id, urb);
     urb.outstanding = true;
     this.urbCount++;
-    submitted(this.#queueOf(urb), urb, this.#actions);
+    const slot = this.#slotOf(urb.endpoint);
+    const { queue } = slot;
+    if (!needsTime(queue)) {
+      submitted(queue, urb, urb.clearStall, 'unknown', 0, this.#actions);
+    } else {
+      const evidence = this.#client.evidence?.(slot.mark) ?? 'unknown';
+      submitted(queue, urb, urb.clearStall, evidence, this.#clock.now(), this.#actions);
+      this.#arm(slot);
+    }
     this.#carryOut();
   }
 
   /** Asks for a URB back; it is given back as 'unlinked' or as it ended before. */
-  unlink(id: number): Urb | undefined {
+  unlink(id: number): void {
     const urb = this.#outstanding.get(id);
-    if (urb === undefined) return undefined;
-    unlinked(this.#queueOf(urb), urb, this.#actions);
+    if (urb === undefined) return;
+    const slot = this.#slotOf(urb.endpoint);
+    unlinked(slot.queue, urb, this.#clock.now(), this.#actions);
+    this.#arm(slot);
     this.#carryOut();
-    return urb;
+  }
+
+  /** The client has handled every report so far: opens all fences (for transports that know). */
+  fenceOpened(): void {
+    this.#forEachSlot((slot) => fenceOpened(slot.queue, this.#clock.now(), this.#actions));
   }
 
   /** Gives back every URB, then lets go of the device; resolves when another may claim it. */
@@ -106,7 +172,15 @@ export class DeviceSession implements DeviceHost {
   }
 
   completed(urb: Urb): void {
-    completed(this.#queueOf(urb), urb, this.#actions);
+    const slot = this.#slotOf(urb.endpoint);
+    const { queue } = slot;
+    if (urb.status === 'ok' && !needsTime(queue)) {
+      completed(queue, urb, 'ok', 0, this.#actions);
+    } else {
+      completed(queue, urb, outcomeOf(urb), this.#clock.now(), this.#actions);
+      if (this.#state !== 'open') closed(queue, this.#actions);
+      this.#arm(slot);
+    }
     this.#carryOut();
   }
 
@@ -121,17 +195,51 @@ export class DeviceSession implements DeviceHost {
   /** Newest first, so that none starts because one ahead of it has left. */
   #unlinkAll(): void {
     for (const id of [...this.#outstanding.keys()].reverse()) this.unlink(id);
+    this.#forEachSlot((slot) => closed(slot.queue, this.#actions));
   }
 
-  #queueOf(urb: Urb): EndpointQueue<Urb> {
-    const { address, type } = urb.endpoint;
-    const index = type === 'control' ? address & 15 : (address & 15) | ((address & 0x80) >> 3);
-    let queue = this.#queues[index];
-    if (queue === undefined) {
-      queue = endpointQueue<Urb>(FLIGHT_MAX[this.device.queueModel]);
-      this.#queues[index] = queue;
+  #forEachSlot(step: (slot: Slot) => void): void {
+    for (const slot of this.#slots) {
+      if (slot === undefined) continue;
+      step(slot);
+      this.#arm(slot);
     }
-    return queue;
+    this.#carryOut();
+  }
+
+  #slotOf(endpoint: EndpointInfo): Slot {
+    const { address, type } = endpoint;
+    const index = (address & 15) | ((address & 0x80) >> 3);
+    const slot = this.#slots[index];
+    // Another alternate setting may have another kind of endpoint there; it gets a queue of its own
+    // when the old one's URBs are all back.
+    if (slot !== undefined && (slot.endpoint.type === type || !isIdle(slot.queue))) return slot;
+    const fresh: Slot = {
+      endpoint,
+      queue: endpointQueue(FLIGHT_MAX[this.device.queueModel], STOPS_ON[type], this.#recovery),
+      mark: 0,
+      armed: Number.POSITIVE_INFINITY,
+      cancelTimer: () => {},
+    };
+    this.#slots[index] = fresh;
+    return fresh;
+  }
+
+  /** Sets the timer to the queue's deadline. */
+  #arm(slot: Slot): void {
+    const { deadline } = slot.queue;
+    if (deadline === slot.armed) return;
+    slot.cancelTimer();
+    slot.armed = deadline;
+    slot.cancelTimer = () => {};
+    if (deadline === Number.POSITIVE_INFINITY) return;
+    const wait = Math.max(0, deadline - this.#clock.now());
+    slot.cancelTimer = this.#clock.after(wait, () => {
+      slot.armed = Number.POSITIVE_INFINITY;
+      elapsed(slot.queue, this.#clock.now(), this.#actions);
+      this.#arm(slot);
+      this.#carryOut();
+    });
   }
 
   #carryOut(): void {
@@ -147,25 +255,62 @@ export class DeviceSession implements DeviceHost {
         case 'cancel':
           this.device.unlink(urb);
           break;
-        case 'giveBackUnlinked':
-          urb.status = 'unlinked';
-          this.#giveBack(urb);
-          break;
         case 'giveBack':
-          this.#giveBack(urb);
+          this.#giveBack(urb, urb.status);
+          break;
+        case 'giveBackUnlinked':
+          this.#giveBack(urb, 'unlinked');
+          break;
+        case 'giveBackReturned':
+          this.#giveBack(urb, 'returned');
           break;
       }
     }
     this.#carryingOut = false;
   }
 
-  #giveBack(urb: Urb): void {
+  #giveBack(urb: Urb, status: UrbStatus): void {
     const known = this.#outstanding.delete(urb.id);
     assert(known, 'Cannot give back a URB: it was given back before');
     urb.outstanding = false;
-    if (urb.status !== 'ok') this.errorCount++;
-    if (this.#state === 'removed' && urb.status === 'unlinked') urb.status = 'shutdown';
+    urb.status = this.#state === 'removed' && status === 'unlinked' ? 'shutdown' : status;
+    if (status !== 'ok') this.errorCount++;
     this.#client.gaveBack(urb);
+    if (urb.setup !== null && status === 'ok') this.#applyEffect(controlEffect(urb.setup));
+    if (status !== 'ok' && this.#client.reportMark !== undefined) {
+      this.#slotOf(urb.endpoint).mark = this.#client.reportMark();
+    }
     if (this.#outstanding.size === 0) this.#whenEmpty?.();
   }
+
+  /** What a request did to the device's endpoints, it does to their queues. */
+  #applyEffect(effect: ControlEffect): void {
+    if (effect.type === 'none') return;
+    const now = this.#clock.now();
+    for (const slot of this.#slots) {
+      if (slot === undefined || slot.endpoint.type === 'control') continue;
+      const { address, interfaceNumber } = slot.endpoint;
+      if (effect.type === 'clear-halt' && address !== effect.address) continue;
+      if (effect.type === 'set-interface' && interfaceNumber !== effect.interfaceNumber) continue;
+      cleared(slot.queue, now, this.#actions);
+      this.#arm(slot);
+    }
+  }
+}
+
+function outcomeOf(urb: Urb): Outcome {
+  switch (urb.status) {
+    case 'ok':
+    case 'short':
+      return urb.status;
+    case 'unlinked':
+      // What the device moved must be reported; such a URB never goes back into the queue.
+      return urb.actualOctets > 0 ? 'error' : 'unlinked';
+    default:
+      return 'error';
+  }
+}
+
+function isIdle(queue: EndpointQueue<Urb>): boolean {
+  return queue.flight.length + queue.waiting.length + queue.ended.length === 0;
 }

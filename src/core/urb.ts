@@ -25,6 +25,7 @@ export type UrbStatus =
   | 'timeout' // -ETIME: the device did not answer in time
   | 'missed' // -EXDEV: an isochronous packet whose frame went by
   | 'unlinked' // -ECONNRESET: taken back by the client
+  | 'returned' // -ECONNRESET: never started; only for clients that speak the stall protocol
   | 'shutdown' // -ESHUTDOWN: the device, or this endpoint of it, is gone
   | 'invalid' // -EINVAL: a request that no device could carry out
   | 'no-memory'; // -ENOMEM: a limit of the gateway

@@ -11,6 +11,7 @@
  */
 import type { SessionLimits } from '../core/limits.ts';
 import type { Claim, Registry } from '../core/registry.ts';
+import type { SessionOptions } from '../core/session.ts';
 import type { BufferPool } from './buffer-pool.ts';
 import { Framer } from './framer.ts';
 import {
@@ -22,7 +23,7 @@ import {
 } from './operations.ts';
 import { ImportRequest, OPERATION, OpCommon } from './protocol.ts';
 import { ReplyWriter } from './reply-writer.ts';
-import { UrbPhase } from './urb-phase.ts';
+import { type Network, UrbPhase } from './urb-phase.ts';
 
 export interface ConnectionOptions {
   readonly registry: Registry;
@@ -30,7 +31,9 @@ export interface ConnectionOptions {
   readonly peer: string;
   readonly limits: SessionLimits;
   readonly pool: BufferPool;
-  readonly unsentOctets: () => number;
+  readonly network: Network;
+  /** See `Recovery`; default is by time. */
+  readonly session?: SessionOptions;
   readonly onOutput: () => void;
   readonly onEvent: (event: ConnectionEvent) => void;
 }
@@ -126,21 +129,21 @@ export class Connection {
   }
 
   #import(busId: string): void {
-    const { registry, peer, limits, pool, unsentOctets, onEvent } = this.#options;
+    const { registry, peer, limits, pool, network, session, onEvent } = this.#options;
     const wanted = registry.get(busId);
     const urbs = new UrbPhase({
       deviceId: wanted === undefined ? 0 : deviceIdOf(wanted),
       limits,
       writer: this.#writer,
       pool,
-      unsentOctets,
+      network,
       onReply: () => this.#announce(),
       onDeviceRemoved: () => {
         this.#ending = true;
         this.#announce();
       },
     });
-    const claim = this.#tryClaim(() => registry.claim(busId, peer, urbs));
+    const claim = this.#tryClaim(() => registry.claim(busId, peer, urbs, session));
     if (typeof claim === 'string') {
       const status = claim === 'busy' ? 'busy' : claim === 'unknown' ? 'noDevice' : 'deviceError';
       this.#writer.append(importRefusal(status));

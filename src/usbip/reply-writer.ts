@@ -22,16 +22,23 @@ export class ReplyWriter {
   #end = 0;
   #pieces: Uint8Array[] = [];
   #piecesOctets = 0;
+  #takenOctets = 0;
 
   /** Octets that `take` would return. */
   get pendingOctets(): number {
     return this.#piecesOctets + this.#end - this.#start;
   }
 
+  /** Octets written since the beginning: the place in the stream where the next reply begins. */
+  get position(): number {
+    return this.#takenOctets + this.pendingOctets;
+  }
+
   /** Everything written since the last call, in order; for a gathered write. */
   take(): Uint8Array[] {
     this.#seal();
     const pieces = this.#pieces;
+    this.#takenOctets += this.#piecesOctets;
     this.#pieces = [];
     this.#piecesOctets = 0;
     return pieces;
@@ -98,7 +105,8 @@ export class ReplyWriter {
       this.#pieces.push(octets);
       this.#piecesOctets += octets.length;
     } else if (octets.length > 0) {
-      this.#slab.set(octets, this.#room(octets.length));
+      const at = this.#room(octets.length); // may begin a new slab
+      this.#slab.set(octets, at);
     }
   }
 

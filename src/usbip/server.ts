@@ -9,9 +9,10 @@ import { createServer, type Server as NetServer, type Socket } from 'node:net';
 import { RemoteProtocolError, UserError } from '../core/errors.ts';
 import { DEFAULT_LIMITS, type SessionLimits } from '../core/limits.ts';
 import type { Registry } from '../core/registry.ts';
+import type { SessionOptions } from '../core/session.ts';
 import { BufferPool } from './buffer-pool.ts';
 import { Connection, type ConnectionEvent } from './connection.ts';
-import { readInto, setUserTimeout } from './sockets.ts';
+import { ackedOctets, readInto, setUserTimeout } from './sockets.ts';
 
 /** A silent client is probed after this time, then each second; ten probes lost end it. */
 const KEEPALIVE_MILLISECONDS = 10_000;
@@ -42,12 +43,15 @@ export interface ServerOptions {
   readonly registry: Registry;
   readonly log: ServerLog;
   readonly limits?: SessionLimits;
+  /** How errors are held back from clients that do not speak the stall protocol. */
+  readonly session?: SessionOptions;
 }
 
 export class UsbipServer {
   readonly #registry: Registry;
   readonly #log: ServerLog;
   readonly #limits: SessionLimits;
+  readonly #session: SessionOptions | undefined;
   readonly #pool = new BufferPool();
   readonly #readMemory = Buffer.allocUnsafeSlow(READ_OCTETS);
   readonly #listeners: NetServer[] = [];
@@ -57,6 +61,7 @@ export class UsbipServer {
     this.#registry = options.registry;
     this.#log = options.log;
     this.#limits = options.limits ?? DEFAULT_LIMITS;
+    this.#session = options.session;
   }
 
   /** Open connections, importing or not. */
@@ -112,6 +117,7 @@ export class UsbipServer {
     const client: Client = new Client(socket, {
       registry: this.#registry,
       limits: this.#limits,
+      ...(this.#session && { session: this.#session }),
       pool: this.#pool,
       log: this.#log,
       onClosed: () => this.#clients.delete(client),
@@ -123,6 +129,7 @@ export class UsbipServer {
 interface ClientOptions {
   readonly registry: Registry;
   readonly limits: SessionLimits;
+  readonly session?: SessionOptions;
   readonly pool: BufferPool;
   readonly log: ServerLog;
   readonly onClosed: () => void;
@@ -147,7 +154,11 @@ class Client {
       peer: this.#peer,
       limits: options.limits,
       pool: options.pool,
-      unsentOctets: () => socket.writableLength,
+      network: {
+        unsentOctets: () => socket.writableLength,
+        ackedOctets: () => ackedOctets(socket),
+      },
+      ...(options.session && { session: options.session }),
       onOutput: () => this.#scheduleFlush(),
       onEvent: (event) => this.#logEvent(event),
     });

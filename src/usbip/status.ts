@@ -17,6 +17,7 @@ export const ERRNO_BY_STATUS: Readonly<Record<UrbStatus, number>> = {
   timeout: -62, // ETIME
   missed: -18, // EXDEV
   unlinked: -104, // ECONNRESET
+  returned: -104, // ECONNRESET; see docs/wire-extension.md
   shutdown: -108, // ESHUTDOWN
   invalid: -22, // EINVAL
   'no-memory': -12, // ENOMEM

@@ -12,6 +12,7 @@ import { RemoteProtocolError } from '../core/errors.ts';
 import type { SessionLimits } from '../core/limits.ts';
 import type { DeviceSession, SessionClient } from '../core/session.ts';
 import { Urb, type UrbStatus } from '../core/urb.ts';
+import type { Evidence } from '../stall/endpoint-queue.ts';
 import type { BufferPool } from './buffer-pool.ts';
 import type { FrameHandler } from './framer.ts';
 import { CmdUnlink, COMMAND, HEADER_OCTETS } from './protocol.ts';
@@ -27,13 +28,20 @@ import {
 
 const NO_OCTETS = Buffer.alloc(0);
 
+/** What the socket knows. */
+export interface Network {
+  /** Replies that have left the writer and wait for the network. */
+  unsentOctets(): number;
+  /** How much of what was ever sent the client's TCP has acknowledged, if that can be told. */
+  ackedOctets(): number | undefined;
+}
+
 export interface UrbPhaseOptions {
   readonly deviceId: number;
   readonly limits: SessionLimits;
   readonly writer: ReplyWriter;
   readonly pool: BufferPool;
-  /** Replies that have left the writer and wait for the network. */
-  readonly unsentOctets: () => number;
+  readonly network: Network;
   /** A reply was written. */
   readonly onReply: () => void;
   readonly onDeviceRemoved: () => void;
@@ -94,6 +102,18 @@ export class UrbPhase implements FrameHandler, SessionClient {
     this.#options.onDeviceRemoved();
   }
 
+  /** The place in the stream behind the last report. */
+  reportMark(): number {
+    return this.#options.writer.position;
+  }
+
+  /** A client that has not acknowledged a report cannot have known of it when it sent this. */
+  evidence(mark: number): Evidence {
+    const acked = this.#options.network.ackedOctets();
+    if (acked === undefined) return 'unknown';
+    return acked < mark ? 'sent-before-report' : 'sent-after-report';
+  }
+
   #submitHeader(view: DataView, at: number): number {
     const session = this.#openSession();
     const header = this.#header;
@@ -121,8 +141,8 @@ export class UrbPhase implements FrameHandler, SessionClient {
   }
 
   #hasRoom(session: DeviceSession, octets: number): boolean {
-    const { limits, writer, unsentOctets } = this.#options;
-    const held = this.#outstandingOctets + writer.pendingOctets + unsentOctets();
+    const { limits, writer, network } = this.#options;
+    const held = this.#outstandingOctets + writer.pendingOctets + network.unsentOctets();
     return (
       session.outstandingCount < limits.urbsMax && held + octets <= limits.outstandingOctetsMax
     );

@@ -125,9 +125,7 @@ export class Rig<S> {
   }
 
   control(packet: SetupPacket, octets: Uint8Array = Buffer.alloc(0)): Promise<Urb> {
-    return this.submit(
-      Urb.control(this.#id++, this.endpoint(0), packet, Buffer.from(octets)),
-    );
+    return this.submit(Urb.control(this.#id++, this.endpoint(0), packet, Buffer.from(octets)));
   }
 
   /** SET_CONFIGURATION, and SET_INTERFACE for each pair given. */
@@ -148,6 +146,15 @@ export class Rig<S> {
 
   read(address: number, octets: number): Promise<Urb> {
     return this.submit(Urb.read(this.#id++, this.endpoint(address), octets));
+  }
+
+  /** A read that is taken back at once if the device has nothing to say. */
+  poll(address: number, octets: number): Urb {
+    const urb = Urb.read(this.#id++, this.endpoint(address), octets);
+    void this.submit(urb);
+    if (this.#waiting.has(urb)) this.device.unlink(urb);
+    assert(!this.#waiting.has(urb), 'an unlinked URB has not come back');
+    return urb;
   }
 
   write(address: number, octets: Uint8Array, zeroPacket = false): Promise<Urb> {

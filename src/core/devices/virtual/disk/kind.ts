@@ -12,7 +12,7 @@ import { type Identity, LogicalUnit } from './scsi.ts';
 
 /** pid.codes' identifiers for devices that are not for sale. */
 const VENDOR_ID = 0x1209;
-const PRODUCT_ID = 0x0004;
+const PRODUCT_ID = 0x0007;
 
 const BLOCK_OCTETS = [512, 4096] as const;
 const MAX_PACKET_OCTETS = { high: 512, super: 1024 } as const;
@@ -92,7 +92,8 @@ export function defineDisk(options: DiskOptions): DeviceDefinition<Disk> {
   });
 }
 
-interface Options {
+/** The options of the kind, after parsing. */
+export interface DiskKindOptions {
   readonly size?: number;
   readonly file?: string;
   readonly readonly?: true;
@@ -103,7 +104,7 @@ interface Options {
   readonly speed?: string;
 }
 
-function define(options: Options): DeviceDefinition<Disk> {
+function define(options: DiskKindOptions): DeviceDefinition<Disk> {
   // All that can be wrong with the words comes before an image is opened or created.
   const blockOctets = blockOctetsOf(options.blocksize ?? 512);
   const speed = speedOf(options.speed ?? 'high');
@@ -136,7 +137,7 @@ function fieldOf(name: string, text: string, charactersMax: number): string {
   );
 }
 
-function backingOf(options: Options, blockOctets: number): Backing {
+function backingOf(options: DiskKindOptions, blockOctets: number): Backing {
   const { size, file, readonly = false } = options;
   if (size !== undefined) checkSize(size, blockOctets);
   if (file !== undefined) {

@@ -28,11 +28,11 @@ export interface TcpAddress {
 export const TO_PEER_OCTETS_MAX = 64 * 1024;
 /** Octets of the peer that wait for the host; the last read may exceed it by its own size. */
 export const FROM_PEER_OCTETS_MAX = 64 * 1024;
-const DIAL_MILLISECONDS_MAX = 10_000;
+export const DIAL_MILLISECONDS_MAX = 10_000;
 /** How long a connection that was hung up may take to deliver its last octets. */
-const LINGER_MILLISECONDS_MAX = 5_000;
+export const LINGER_MILLISECONDS_MAX = 5_000;
 /** Such connections at a time: a host that toggles DTR should not collect sockets. */
-const LINGERING_MAX = 8;
+export const LINGERING_MAX = 8;
 
 const NO_OCTETS = new Uint8Array(0);
 
@@ -60,6 +60,11 @@ export class TcpLine implements Line {
 
   get phase(): TcpPhase {
     return this.#phase;
+  }
+
+  /** Connections that were hung up and are delivering their last octets. */
+  get lingeringCount(): number {
+    return this.#lingering.size;
   }
 
   raise(): void {
@@ -169,7 +174,9 @@ export class TcpLine implements Line {
       this.#lingering.delete(socket);
     });
     const [oldest] = this.#lingering;
-    if (this.#lingering.size > LINGERING_MAX) oldest?.destroy();
+    if (oldest === undefined || this.#lingering.size <= LINGERING_MAX) return;
+    this.#lingering.delete(oldest); // its 'close' comes later
+    oldest.destroy();
   }
 
   #stopDialTimer(): void {

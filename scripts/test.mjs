@@ -1,0 +1,70 @@
+/**
+ * npm test: installs what is missing, builds, checks format, lint and types, runs the unit tests,
+ * then the interop tests (real kernels in QEMU), and ends with the counts of all of them.
+ *
+ *   --unit      no interop tests            --interop    only those
+ *   --soak      the long runs of interop/   --grep TEXT  only tests whose name has it
+ *
+ * With CI=true a skipped interop test is a failure.
+ */
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { build, install, run, runBin } from './tools.mjs';
+
+const args = process.argv.slice(2);
+const only = ['--unit', '--interop', '--soak'].find((flag) => args.includes(flag));
+const grepAt = args.indexOf('--grep');
+const grep = grepAt >= 0 ? ['--grep', args[grepAt + 1]] : [];
+const counts = { passed: 0, failed: 0, skipped: 0 };
+
+function count(name, passed) {
+  counts[passed ? 'passed' : 'failed']++;
+  console.log(`${passed ? 'ok' : 'FAILED'}: ${name}`);
+  return passed;
+}
+
+/** Runs test files in one mocha process and adds its counts. */
+function mocha(name, files, environment = {}) {
+  console.log(`\n== ${name}`);
+  const folder = mkdtempSync(join(tmpdir(), 'urbgate-test-'));
+  const file = join(folder, 'counts.json');
+  const passed = runBin(
+    'mocha',
+    ['--config', '.mocharc.json', '--reporter', 'scripts/count-reporter.cjs', ...grep, ...files],
+    { COUNTS_FILE: file, ...environment },
+  );
+  const result = existsSync(file)
+    ? JSON.parse(readFileSync(file, 'utf8'))
+    : { passed: 0, failed: 1, skipped: 0 }; // it died before its end
+  if (!passed && result.failed === 0) result.failed = 1;
+  for (const key of Object.keys(counts)) counts[key] += result[key];
+  rmSync(folder, { recursive: true });
+  return result;
+}
+
+function interop(name, pattern) {
+  // Installs packages and fetches kernels first, so that their time counts for no test.
+  const prepared = run(process.execPath, ['dist/interop/prepare.js']);
+  const skip = prepared ? {} : { URBGATE_SKIP_INTEROP: '1' };
+  const { skipped } = mocha(name, [pattern, '--timeout', '900000'], skip);
+  if (process.env.CI === 'true' && skipped > 0) {
+    console.log(`FAILED: ${skipped} interop tests were skipped, which CI does not allow`);
+    counts.failed++;
+  }
+}
+
+if (!install()) process.exit(1);
+if (only === undefined) count('format and lint', runBin('@biomejs/biome', ['check', '.']));
+if (!count('build and types', build())) process.exit(finish());
+if (only === undefined || only === '--unit') mocha('Unit tests', ['dist/test/**/*.test.js']);
+if (only === undefined || only === '--interop') {
+  interop('Interop tests: stock kernels and tools in QEMU', 'dist/interop/**/*.test.js');
+}
+if (only === '--soak') interop('Soak', 'dist/interop/**/*.soak.js');
+process.exit(finish());
+
+function finish() {
+  console.log(`\n${counts.passed} passed, ${counts.failed} failed, ${counts.skipped} skipped`);
+  return counts.failed === 0 ? 0 : 1;
+}

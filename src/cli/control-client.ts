@@ -1,0 +1,84 @@
+/**
+ * A command's end of the control socket: one connection, one request, one answer.
+ *
+ * net-ipc's client connects again and again unless told not to, and leaves promises open when the
+ * connection ends; so everything here is a race with its 'close'.
+ */
+import { Client } from 'net-ipc';
+import { UserError } from '../core/errors.ts';
+import { controlPath } from './control-path.ts';
+import type { Answer, Command, Request, Result } from './control-protocol.ts';
+
+/** Long enough for an export that has to wait for hardware or for another server. */
+const ANSWER_MILLISECONDS = 30_000;
+
+/** No gateway is there: no socket, or one that a gateway has left behind. */
+export class NobodyListens extends UserError {}
+
+/**
+ * Asks the gateway behind `--control` or the default path.
+ *
+ * @throws {UserError} if there is none, or it refuses.
+ */
+export async function askGateway<C extends Command>(
+  option: string | undefined,
+  request: Request<C> & { readonly command: C },
+): Promise<Result<C>> {
+  const where = controlPath(option);
+  if (where === null) {
+    throw new UserError('Cannot reach the gateway: the control socket is "none", wanted a path');
+  }
+  return await callGateway<C>(where.path, request, ANSWER_MILLISECONDS);
+}
+
+/**
+ * Sends a request and waits for its result.
+ *
+ * @throws {NobodyListens} if nobody does; {UserError} if the gateway refuses or does not answer.
+ */
+export async function callGateway<C extends Command>(
+  path: string,
+  request: Request<C> & { readonly command: C },
+  millisecondsMax: number,
+): Promise<Result<C>> {
+  const client = new Client({ path, reconnect: false });
+  let failure: NodeJS.ErrnoException | undefined;
+  client.on('error', (error: unknown) => {
+    failure = error as NodeJS.ErrnoException;
+  });
+  let timer: NodeJS.Timeout | undefined;
+  const ended = new Promise<never>((_, reject) => {
+    client.on('close', () => reject(failed(path, failure)));
+    timer = setTimeout(() => reject(failed(path, undefined)), millisecondsMax);
+  });
+  try {
+    const answered: Answer = await Promise.race([
+      ended,
+      client.connect().then(() => client.request(request, 0)),
+    ]);
+    if (answered.ok) return answered.result as Result<C>;
+    if (answered.user) throw new UserError(answered.message);
+    throw new Error(`The gateway failed: ${answered.message}`);
+  } finally {
+    clearTimeout(timer);
+    client.destroy();
+  }
+}
+
+function failed(path: string, error: NodeJS.ErrnoException | undefined): UserError {
+  switch (error?.code) {
+    case 'ENOENT':
+    case 'ECONNREFUSED':
+      return new NobodyListens(
+        `Cannot reach the gateway: nothing listens on ${path}, start one with urbgate serve`,
+      );
+    case 'EACCES':
+      return new UserError(
+        `Cannot reach the gateway: ${path} belongs to another user, wanted one's own gateway`,
+      );
+    default:
+      return new UserError(
+        `Cannot reach the gateway: ${path} gives ${error?.message ?? 'no answer'}, wanted an answer`,
+      );
+  }
+}

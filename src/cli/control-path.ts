@@ -1,0 +1,83 @@
+/**
+ * Where the control socket is, and who may reach it.
+ *
+ * Whoever can connect may export any file that the gateway can read. So the socket has mode 0600,
+ * in a folder of mode 0700 unless the user chose the place.
+ */
+import { lstatSync, mkdirSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join, resolve } from 'node:path';
+import { Option } from 'commander';
+import { UserError } from '../core/errors.ts';
+
+const FOLDER_MODE = 0o700;
+/** What fits sun_path, its NUL left out (unix(7); 104 with the NUL on BSD and macOS). */
+const PATH_OCTETS_MAX = process.platform === 'linux' ? 107 : 103;
+
+export interface ControlPath {
+  readonly path: string;
+  /** Whether the user has named it, by `--control` or URBGATE_CONTROL. */
+  readonly chosen: boolean;
+}
+
+export interface Surroundings {
+  readonly environment: Readonly<Record<string, string | undefined>>;
+  readonly uid: number | undefined;
+}
+
+const ACTUAL: Surroundings = { environment: process.env, uid: process.getuid?.() };
+
+/** `--control`, the same for every command. */
+export function controlOption(forServer: boolean): Option {
+  const none = forServer ? ', or none for no control socket' : '';
+  return new Option(
+    '--control <path>',
+    `control socket${none} (default: $URBGATE_CONTROL, or one a user)`,
+  );
+}
+
+/** The path to use; null if the user wants none. */
+export function controlPath(
+  option: string | undefined,
+  { environment, uid }: Surroundings = ACTUAL,
+): ControlPath | null {
+  const chosen = option || environment.URBGATE_CONTROL;
+  if (chosen === 'none') return null;
+  if (chosen) return { path: resolve(chosen), chosen: true };
+  return {
+    path: join(defaultFolder(environment.XDG_RUNTIME_DIR, uid), 'control.sock'),
+    chosen: false,
+  };
+}
+
+function defaultFolder(runtimeFolder: string | undefined, uid: number | undefined): string {
+  if (uid === 0 && process.platform === 'linux') return '/run/urbgate';
+  if (runtimeFolder) return join(runtimeFolder, 'urbgate');
+  return join(tmpdir(), `urbgate-${uid ?? 'user'}`);
+}
+
+/**
+ * Makes a path ready to be listened on: its folder is there, and nothing but a socket is in the way.
+ *
+ * @throws {UserError} if the socket could not be there, or not be safe there.
+ */
+export function prepareControlPath({ path, chosen }: ControlPath): void {
+  const refuse = (what: string) => new UserError(`Cannot serve on control socket ${path}: ${what}`);
+  const octets = Buffer.byteLength(path);
+  if (octets > PATH_OCTETS_MAX) throw refuse(`${octets} octets, at most ${PATH_OCTETS_MAX}`);
+  const folder = dirname(path);
+  try {
+    mkdirSync(folder, { recursive: true, mode: FOLDER_MODE });
+  } catch (error) {
+    throw refuse(`${(error as Error).message}, wanted a folder of one's own; use --control`);
+  }
+  // In a shared place such as /tmp, another user may have been here first.
+  const { uid, mode } = lstatSync(folder);
+  const isPrivate = uid === process.getuid?.() && (mode & 0o077) === 0;
+  if (!chosen && !isPrivate && process.platform !== 'win32') {
+    throw refuse(`${folder} is open to others, wanted a folder of one's own with mode 0700`);
+  }
+  if (lstatSync(path, { throwIfNoEntry: false })?.isSocket() === false) {
+    throw refuse('there is a file that is no socket, wanted another path');
+  }
+}

@@ -1,0 +1,26 @@
+/** `urbgate export`: adds a device to the running gateway. */
+import { Command } from 'commander';
+import { parseExportSpec } from '../core/export-spec.ts';
+import { askGateway } from './control-client.ts';
+import { controlOption } from './control-path.ts';
+import { exportLine, say } from './output.ts';
+import { specHelp } from './schemes.ts';
+
+export function exportCommand(): Command {
+  return new Command('export')
+    .description('export one more device from the running gateway')
+    .argument('<spec>', 'what to export, see below')
+    .addOption(controlOption(false))
+    .addHelpText('after', () => `\n${EXAMPLES}\n${specHelp()}`)
+    .action(async (spec: string, { control }: { control?: string }) => {
+      parseExportSpec(spec);
+      say(
+        exportLine(await askGateway(control, { command: 'export', spec, folder: process.cwd() })),
+      );
+    });
+}
+
+const EXAMPLES = `Examples:
+  urbgate export virtual:disk,size=64MiB
+  urbgate export virtual:disk,file=a.img,readonly,busid=3-1
+`;

@@ -1,0 +1,178 @@
+/**
+ * A running gateway: the registry of exports, the USB/IP server in front of it, and what
+ * `urbgate status` wants to know. Commands come from `serve` and from the control socket.
+ */
+import type { Speed, UsbDevice } from '../core/device.ts';
+import { parseExportSpec } from '../core/export-spec.ts';
+import { type Export, Registry } from '../core/registry.ts';
+import type { DeviceSession } from '../core/session.ts';
+import { formatAddress, type ListenAddress, UsbipServer } from '../usbip/server.ts';
+import type { Log } from './log.ts';
+import { openDevice } from './schemes.ts';
+
+/** What has passed through an export, over all its clients. */
+export interface UrbCounts {
+  readonly urbs: number;
+  readonly errors: number;
+}
+
+export interface ClientStatus extends UrbCounts {
+  readonly peer: string;
+  /** ISO 8601, UTC */
+  readonly since: string;
+  readonly outstanding: number;
+}
+
+export interface ExportStatus {
+  readonly busId: string;
+  readonly spec: string;
+  /** vvvv:pppp */
+  readonly deviceId: string;
+  readonly speed: Speed;
+  readonly label: string;
+  /** Who has the device now. Its counts are part of `total`. */
+  readonly client: ClientStatus | null;
+  readonly total: UrbCounts;
+}
+
+export interface GatewayStatus {
+  readonly pid: number;
+  readonly listening: readonly string[];
+  readonly exports: readonly ExportStatus[];
+}
+
+export class Gateway {
+  readonly #registry = new Registry();
+  readonly #server: UsbipServer;
+  readonly #log: Log;
+  readonly #listening: string[] = [];
+  /** Sums over the sessions that have ended, and the one that has not. */
+  readonly #pasts = new WeakMap<Export, UrbCounts>();
+  readonly #sessions = new WeakMap<Export, DeviceSession>();
+
+  constructor(log: Log) {
+    this.#log = log;
+    this.#server = new UsbipServer({
+      registry: this.#registry,
+      // Who attached and released what is said below, with more to it.
+      log: { info: (message) => log.debug(message), warn: (message) => log.warn(message) },
+    });
+    this.#registry.on('claimed', (one) => this.#claimed(one));
+    this.#registry.on('released', (one) => this.#released(one));
+  }
+
+  /**
+   * @throws {UserError} if the address cannot be had.
+   */
+  async listen(address: ListenAddress): Promise<ListenAddress> {
+    const bound = await this.#server.listen(address);
+    this.#listening.push(formatAddress(bound));
+    return bound;
+  }
+
+  /**
+   * Exports what a SPEC asks for.
+   *
+   * @param folder what relative paths in it are relative to.
+   * @param busIdDefault for a spec that names none; the next free one if absent.
+   * @throws {UserError} if that is impossible; nothing has changed then.
+   */
+  async export(text: string, folder: string, busIdDefault?: string): Promise<ExportStatus> {
+    const spec = parseExportSpec(text);
+    const busId = spec.busId ?? busIdDefault;
+    if (busId !== undefined) this.#registry.checkBusId(busId, text);
+    const device = await openDevice(spec, {
+      folder,
+      onFault: (error) => this.#log.error({ err: error }, `Device ${text} failed`),
+    });
+    const added = await this.#add(device, text, busId);
+    this.#log.debug(`exported ${added.busId}: ${text}`);
+    return this.#statusOf(added);
+  }
+
+  /**
+   * Takes an export back; its client, if any, is told that the device has gone.
+   *
+   * @throws {UserError} if there is no such bus id.
+   */
+  async unexport(busId: string): Promise<void> {
+    await this.#registry.remove(busId);
+    this.#log.debug(`unexported ${busId}`);
+  }
+
+  status(): GatewayStatus {
+    return {
+      pid: process.pid,
+      listening: this.#listening,
+      exports: this.#registry.list().map((one) => this.#statusOf(one)),
+    };
+  }
+
+  /** Says goodbye to every client, then lets go of every device. */
+  async close(): Promise<void> {
+    await this.#server.close();
+    for (const { busId } of this.#registry.list()) await this.#registry.remove(busId);
+  }
+
+  async #add(device: UsbDevice, text: string, busId: string | undefined): Promise<Export> {
+    try {
+      return this.#registry.add(device, text, busId);
+    } catch (error) {
+      await device.dispose();
+      throw error;
+    }
+  }
+
+  #claimed(one: Export): void {
+    if (one.holder === null) return;
+    this.#sessions.set(one, one.holder.session);
+    this.#log.info(`${one.holder.peer} attached ${one.busId} (${one.device.info.label})`);
+  }
+
+  #released(one: Export): void {
+    const session = this.#sessions.get(one);
+    if (session === undefined) return;
+    this.#sessions.delete(one);
+    this.#pasts.set(one, sum(this.#pastOf(one), countsOf(session)));
+    const { urbCount, errorCount } = session;
+    this.#log.info(`released ${one.busId} after ${urbCount} URBs, ${errorCount} of them failed`);
+  }
+
+  #pastOf(one: Export): UrbCounts {
+    return this.#pasts.get(one) ?? { urbs: 0, errors: 0 };
+  }
+
+  #statusOf(one: Export): ExportStatus {
+    const { info } = one.device;
+    const holder = one.holder;
+    const past = this.#pastOf(one);
+    return {
+      busId: one.busId,
+      spec: one.spec,
+      deviceId: deviceIdText(info.vendorId, info.productId),
+      speed: info.speed,
+      label: info.label,
+      client: holder && {
+        peer: holder.peer,
+        since: holder.since.toISOString(),
+        ...countsOf(holder.session),
+        outstanding: holder.session.outstandingCount,
+      },
+      total: holder === null ? past : sum(past, countsOf(holder.session)),
+    };
+  }
+}
+
+function countsOf(session: DeviceSession): UrbCounts {
+  return { urbs: session.urbCount, errors: session.errorCount };
+}
+
+function sum(a: UrbCounts, b: UrbCounts): UrbCounts {
+  return { urbs: a.urbs + b.urbs, errors: a.errors + b.errors };
+}
+
+/** vvvv:pppp, as lsusb has it. */
+export function deviceIdText(vendorId: number, productId: number): string {
+  const hex = (value: number) => value.toString(16).padStart(4, '0');
+  return `${hex(vendorId)}:${hex(productId)}`;
+}

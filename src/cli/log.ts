@@ -1,0 +1,36 @@
+/**
+ * The gateway's log: pino decides what is logged, this file how it looks: one line each on stderr,
+ * `2026-01-31T12:00:00.000Z INFO  127.0.0.1:40000 attached 1-1`.
+ *
+ * Not pino-pretty: what a gateway says is a time, a level and a sentence, and its 14 packages would
+ * be there to print that. Control characters are escaped, for names in messages come from peers.
+ */
+import { type Logger, pino } from 'pino';
+
+export type Log = Logger;
+
+/** Lines are written at once: a log must not lose what was said just before a crash. */
+export function createLog(verbose: boolean, write = (line: string) => process.stderr.write(line)) {
+  return pino(
+    { base: null, level: verbose ? 'debug' : 'info' },
+    { write: (json: string) => write(formatLine(json)) },
+  );
+}
+
+/** From pino's JSON to a line. A stack, if there is one, follows after the message. */
+export function formatLine(json: string): string {
+  const record = JSON.parse(json);
+  const level = String(pino.levels.labels[record.level] ?? record.level).toUpperCase();
+  const stack = record.err === undefined ? '' : `: ${record.err.stack ?? record.err.message}`;
+  const message = printable(`${record.msg ?? ''}${stack}`);
+  return `${new Date(record.time).toISOString()} ${level.padEnd(5)} ${message}\n`;
+}
+
+/** Text on one line, with no way to steer a terminal. */
+export function printable(text: string): string {
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what must go
+  return text.replace(/[\u0000-\u001f\u007f-\u009f\u2028\u2029]/g, (character) => {
+    if (character === '\n') return '\\n';
+    return `\\x${character.charCodeAt(0).toString(16).padStart(2, '0')}`;
+  });
+}

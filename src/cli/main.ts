@@ -1,0 +1,83 @@
+#!/usr/bin/env node
+/**
+ * The `urbgate` command. Exit codes: 0 done, 2 the user can put it right (one sentence on stderr),
+ * 1 a bug (a stack).
+ */
+import { existsSync, readFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { Command, CommanderError } from 'commander';
+import { UserError } from '../core/errors.ts';
+import { exportCommand } from './export.ts';
+import { listCommand } from './list.ts';
+import { printable } from './log.ts';
+import { serveCommand } from './serve.ts';
+import { statusCommand } from './status.ts';
+import { unexportCommand } from './unexport.ts';
+
+const EXIT_BUG = 1;
+const EXIT_USER = 2;
+
+const EXAMPLES = `
+Examples:
+  urbgate serve --export virtual:disk,size=64MiB     a gateway with one disk
+  urbgate list -r 192.168.1.2                        what another machine exports
+  urbgate export virtual:serial                      one more device
+  urbgate status                                     who has which device
+  urbgate help serve                                 all about SPEC
+`;
+
+function urbgate(): Command {
+  const program = new Command('urbgate')
+    .description('USB/IP-compatible gateway: exports USB devices over the network')
+    .version(version())
+    .addHelpText('after', EXAMPLES);
+  const commands = [
+    serveCommand(),
+    listCommand(),
+    exportCommand(),
+    unexportCommand(),
+    statusCommand(),
+  ];
+  for (const command of commands) program.addCommand(command);
+  for (const command of [program, ...commands]) {
+    // Errors come as exceptions, to be said in one sentence below.
+    command.exitOverride().configureOutput({ outputError: () => {} });
+  }
+  return program;
+}
+
+/** The file lies two folders up from the sources, three from what is built of them. */
+function version(): string {
+  let folder = import.meta.dirname;
+  while (!existsSync(join(folder, 'package.json'))) folder = dirname(folder);
+  return JSON.parse(readFileSync(join(folder, 'package.json'), 'utf8')).version;
+}
+
+/** Says what went wrong; returns the exit code. */
+function complain(error: unknown): number {
+  if (error instanceof CommanderError) {
+    if (error.exitCode === 0) return 0; // --help, --version
+    const what = error.message.replace(/^error: /, '').replaceAll('\n', ' ');
+    return complain(new UserError(`Cannot run urbgate: ${what}, see urbgate --help`));
+  }
+  if (error instanceof UserError) {
+    process.stderr.write(`${printable(error.message)}\n`);
+    return EXIT_USER;
+  }
+  process.stderr.write(`${error instanceof Error ? error.stack : error}\n`);
+  return EXIT_BUG;
+}
+
+// A reader that has seen enough (`urbgate list | head -1`) is no error.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code !== 'EPIPE') throw error;
+});
+
+try {
+  if (process.argv.length <= 2) {
+    throw new UserError('Cannot run urbgate: no command given, see urbgate --help');
+  }
+  await urbgate().parseAsync();
+} catch (error) {
+  process.exit(complain(error));
+}

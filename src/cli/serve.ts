@@ -1,0 +1,132 @@
+/**
+ * `urbgate serve`: exports devices until a signal says stop.
+ *
+ * In order: read every argument, take the control socket, open the devices, listen, say so. A
+ * mistake in one of them undoes those before it. `Listening on` therefore means that every device
+ * of the command line can be attached.
+ */
+import { constants } from 'node:os';
+import { Command } from 'commander';
+import { type ExportSpec, parseExportSpec } from '../core/export-spec.ts';
+import { formatAddress, type ListenAddress } from '../usbip/server.ts';
+import { isLoopback, parseAddress } from './addresses.ts';
+import { controlOption, controlPath } from './control-path.ts';
+import { type ControlServer, serveControl } from './control-server.ts';
+import { DEMO_SPECS, demoLines } from './demo.ts';
+import { type ExportStatus, Gateway } from './gateway.ts';
+import { createLog, type Log } from './log.ts';
+import { exportLine, say } from './output.ts';
+import { specHelp } from './schemes.ts';
+
+/** USB/IP has no authentication, so nobody else's machine is let in unasked. */
+const LISTEN_DEFAULT = '127.0.0.1';
+
+interface ServeOptions {
+  readonly listen: readonly string[];
+  readonly export: readonly string[];
+  readonly verbose?: true;
+  readonly control?: string;
+  readonly demo?: true;
+}
+
+export function serveCommand(): Command {
+  const collect = (value: string, before: readonly string[]) => [...before, value];
+  return new Command('serve')
+    .description('export USB devices to USB/IP clients until SIGINT or SIGTERM')
+    .option(
+      '--listen <address>',
+      `HOST[:PORT] or [IPV6][:PORT], port 0 for a free one; repeatable (default: ${LISTEN_DEFAULT}:3240)`,
+      collect,
+      [],
+    )
+    .option('--export <spec>', 'a device to export, see below; repeatable', collect, [])
+    .option('--verbose', 'log what debugging needs')
+    .addOption(controlOption(true))
+    .option('--demo', 'export one device of each kind and say how to attach them')
+    .addHelpText('after', () => `\n${EXAMPLES}\n${specHelp()}`)
+    .action(serve);
+}
+
+const EXAMPLES = `Examples:
+  urbgate serve --export virtual:disk,size=64MiB
+  urbgate serve --listen 0.0.0.0 --listen [::1]:3241 --export virtual:disk,file=a.img,readonly
+  urbgate serve --demo
+`;
+
+async function serve(options: ServeOptions): Promise<void> {
+  const listen = options.listen.length > 0 ? options.listen : [LISTEN_DEFAULT];
+  const addresses = listen.map((text) => parseAddress('listen on', text, 0));
+  const specs = [...options.export, ...(options.demo ? DEMO_SPECS : [])].map(parseExportSpec);
+  const control = controlPath(options.control);
+  const log = createLog(options.verbose ?? false);
+  const gateway = new Gateway(log);
+  let controlServer: ControlServer | undefined;
+  const close = async () => {
+    controlServer?.close();
+    await gateway.close();
+  };
+  stopOnSignal(close, log);
+  try {
+    if (control !== null) controlServer = await serveControl(control, gateway, log);
+    const exported = await exportAll(gateway, specs);
+    const bound = await listenAll(gateway, addresses, log);
+    for (const each of exported) say(exportLine(each));
+    if (options.demo) for (const line of demoLines(exported, bound)) say(line);
+  } catch (error) {
+    await close();
+    throw error;
+  }
+}
+
+async function exportAll(gateway: Gateway, specs: readonly ExportSpec[]): Promise<ExportStatus[]> {
+  const busIds = busIdsFor(specs);
+  const exported: ExportStatus[] = [];
+  for (const [index, { text }] of specs.entries()) {
+    exported.push(await gateway.export(text, process.cwd(), busIds[index]));
+  }
+  return exported;
+}
+
+/** Bus ids in order, passing over those that another spec asks for by name. */
+export function busIdsFor(specs: readonly Pick<ExportSpec, 'busId'>[]): string[] {
+  const named = new Set(specs.map(({ busId }) => busId));
+  let port = 0;
+  return specs.map(({ busId }) => {
+    if (busId !== undefined) return busId;
+    do port++;
+    while (named.has(`1-${port}`));
+    return `1-${port}`;
+  });
+}
+
+/** Returns the first of the addresses as it was bound. */
+async function listenAll(
+  gateway: Gateway,
+  addresses: readonly ListenAddress[],
+  log: Log,
+): Promise<ListenAddress> {
+  const bound: ListenAddress[] = [];
+  for (const address of addresses) bound.push(await gateway.listen(address));
+  for (const each of bound) {
+    say(`Listening on ${formatAddress(each)}`);
+    if (isLoopback(each.host)) continue;
+    log.warn(
+      `${formatAddress(each)} is open to the network and USB/IP has no authentication: ` +
+        'anyone who reaches it can use the devices',
+    );
+  }
+  return bound[0] as ListenAddress;
+}
+
+/** The first signal lets clients go in peace, the second does not wait for them. */
+function stopOnSignal(close: () => Promise<void>, log: Log): void {
+  let stopping = false;
+  const stop = async (signal: NodeJS.Signals) => {
+    if (stopping) process.exit(128 + constants.signals[signal]);
+    stopping = true;
+    log.debug(`Stopping on ${signal}`);
+    await close();
+    process.exit(0);
+  };
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, stop);
+}
