@@ -10,6 +10,8 @@ export interface Series {
   readonly kiloUrbs: number[];
   readonly cpuMicroseconds: number[];
   readonly roundTripMicroseconds: number[];
+  /** CPUs that others kept busy meanwhile. */
+  readonly otherLoad: number[];
 }
 
 export interface RowResult {
@@ -21,7 +23,7 @@ export interface RowResult {
 }
 
 export function emptySeries(): Series {
-  return { kiloUrbs: [], cpuMicroseconds: [], roundTripMicroseconds: [] };
+  return { kiloUrbs: [], cpuMicroseconds: [], roundTripMicroseconds: [], otherLoad: [] };
 }
 
 export function median(values: readonly number[]): number {
@@ -73,6 +75,7 @@ const HEADINGS = [
   'urbgate µs CPU/URB',
   'urbgate round trip p50 µs',
   'spread',
+  'other load',
   'best peer: ratio to its echo',
   'best peer: µs CPU/URB',
 ];
@@ -95,6 +98,7 @@ function line(result: RowResult): string[] {
     cpu.toFixed(1),
     median(gateway.roundTripMicroseconds).toFixed(0),
     `${(Math.max(...gateway.kiloUrbs) / Math.min(...gateway.kiloUrbs)).toFixed(2)}x`,
+    Math.max(...echo.otherLoad, ...gateway.otherLoad).toFixed(1),
     peer === null ? '-' : `${peer.ratio.toFixed(2)} ${peer.name}`,
     peer?.cpuMicrosecondsMin?.toFixed(1) ?? '-',
   ];

@@ -181,6 +181,8 @@ export interface LoadResult {
   readonly roundTripMicrosecondsP99: number;
   readonly ownCpuSeconds: number;
   readonly serverCpuSeconds?: number;
+  /** CPU time of everything on the machine, stolen time included. */
+  readonly machineCpuSeconds?: number;
   readonly errors: number;
   readonly firstError?: string;
 }

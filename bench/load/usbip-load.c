@@ -106,6 +106,18 @@ static double serverCpuSeconds(void) {
   return (double)(user + system) / (double)sysconf(_SC_CLK_TCK);
 }
 
+/* CPU time that the whole machine spent on anything, stolen time included; -1 if unknown. */
+static double machineCpuSeconds(void) {
+  FILE *file = fopen("/proc/stat", "r");
+  if (file == NULL) return -1;
+  unsigned long long user, nice, system, idle, wait, irq, softirq, steal;
+  int count = fscanf(file, "cpu %llu %llu %llu %llu %llu %llu %llu %llu", &user, &nice, &system, &idle,
+                     &wait, &irq, &softirq, &steal);
+  fclose(file);
+  if (count != 8) return -1;
+  return (double)(user + nice + system + irq + softirq + steal) / (double)sysconf(_SC_CLK_TCK);
+}
+
 /* ---- octets ---- */
 
 static void put32(uint8_t *at, uint32_t value) {
@@ -363,11 +375,11 @@ static double receiveSome(uint8_t *buffer) {
   return at;
 }
 
-struct phase { uint64_t urbs; double seconds, cpu, serverCpu; };
+struct phase { uint64_t urbs; double seconds, cpu, serverCpu, machineCpu; };
 
 /* Keeps `depth` URBs in flight until `seconds` are over or `urbs` (if not 0) are done, then drains. */
 static struct phase runPhase(uint8_t *buffer, double seconds, uint64_t urbs) {
-  double cpu = ownCpuSeconds(), serverCpu = serverCpuSeconds();
+  double cpu = ownCpuSeconds(), serverCpu = serverCpuSeconds(), machineCpu = machineCpuSeconds();
   double start = now(), at = start;
   uint64_t before = answered, limit = urbs == 0 ? UINT64_MAX : issued + urbs;
   for (;;) {
@@ -376,8 +388,9 @@ static struct phase runPhase(uint8_t *buffer, double seconds, uint64_t urbs) {
     if (issued == answered) break;
     at = receiveSome(buffer);
   }
-  struct phase result = {answered - before, at - start, ownCpuSeconds() - cpu, -1};
+  struct phase result = {answered - before, at - start, ownCpuSeconds() - cpu, -1, -1};
   if (serverCpu >= 0) result.serverCpu = serverCpuSeconds() - serverCpu;
+  if (machineCpu >= 0) result.machineCpu = machineCpuSeconds() - machineCpu;
   return result;
 }
 
@@ -398,6 +411,7 @@ static void report(const struct phase *phase) {
          (unsigned long long)phase->urbs, phase->seconds, rate, rate * octets, options.depth, p50, p99,
          phase->cpu);
   if (phase->serverCpu >= 0) printf("\"serverCpuSeconds\":%.2f,", phase->serverCpu);
+  if (phase->machineCpu >= 0) printf("\"machineCpuSeconds\":%.2f,", phase->machineCpu);
   printf("\"errors\":0}\n");
   fflush(stdout);
 }
@@ -478,7 +492,7 @@ int main(int argc, char **argv) {
     put32(sizes + 4, HEADER_OCTETS + replyPayload);
     sendAll(sizes, sizeof sizes);
   }
-  struct phase phase = {0};
+  struct phase phase = {.serverCpu = -1, .machineCpu = -1};
   if (!options.hold) {
     if (options.warmup > 0) runPhase(buffer, options.warmup, 0);
     measuring = true;

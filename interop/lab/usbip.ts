@@ -45,6 +45,19 @@ export interface VhciPort {
   state: 'notassigned' | 'used' | 'error';
 }
 
+/**
+ * A shell function that runs the tool, again if need be: it cannot start while another device is
+ * being enumerated, when vhci names a device that sysfs does not have yet.
+ */
+const RETRY = `retry() {
+  for try in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+    printed=$("$@" 2>&1) && return 0
+    case $printed in *'open vhci_driver'*) sleep 0.1;; *) break;; esac
+  done
+  echo "$printed" >&2
+  return 1
+}`;
+
 /** Loads the kernel's virtual host controller. */
 export async function loadVhci(guest: Guest): Promise<void> {
   await guest.succeed('modprobe vhci-hcd');
@@ -78,10 +91,11 @@ export async function attach(
   const record = `${server.address} ${server.port} ${remoteBusid}`;
   // Two of them at once may choose the same port, and the loser then tries it for ever.
   const found = await guest.run(
-    `exec 9> /run/usbip-attach.lock
+    `${RETRY}
+exec 9> /run/usbip-attach.lock
 flock 9
 read from idle < /proc/uptime
-${tool} || exit 1
+retry ${tool} || exit 1
 read to idle < /proc/uptime
 port=$(grep -lx '${record}' $(ls -t /var/run/vhci_hcd/port*) | head -1)
 echo \${port##*/port} $from $to`,
@@ -158,14 +172,19 @@ export async function ports(guest: Guest): Promise<VhciPort[]> {
 
 /** Detaches a device and waits until its port is free again. */
 export async function detach(guest: Guest, port: number, timeoutSeconds = 20): Promise<void> {
-  await guest.succeed(`usbip detach -p ${port}`, { timeoutSeconds });
+  await guest.succeed(
+    `${RETRY}
+retry usbip detach -p ${port}`,
+    { timeoutSeconds },
+  );
   await waitFree(guest, [port], timeoutSeconds);
 }
 
 /** Detaches everything, also what is only half attached. */
 export async function detachAll(guest: Guest, timeoutSeconds = 30): Promise<void> {
   const used = (await ports(guest)).map(({ port }) => port);
-  for (const port of used) await guest.run(`usbip detach -p ${port}`, { timeoutSeconds });
+  const command = used.map((port) => `retry usbip detach -p ${port}`).join('\n');
+  await guest.run(`${RETRY}\n${command}`, { timeoutSeconds });
   await waitFree(guest, used, timeoutSeconds);
 }
 

@@ -11,6 +11,7 @@ import { Option } from 'commander';
 import { UserError } from '../core/errors.ts';
 
 const FOLDER_MODE = 0o700;
+const WRITABLE_BY_OTHERS = 0o022;
 /** What fits sun_path, its NUL left out (unix(7); 104 with the NUL on BSD and macOS). */
 const PATH_OCTETS_MAX = process.platform === 'linux' ? 107 : 103;
 
@@ -32,7 +33,7 @@ export function controlOption(forServer: boolean): Option {
   const none = forServer ? ', or none for no control socket' : '';
   return new Option(
     '--control <path>',
-    `control socket${none} (default: $URBGATE_CONTROL, or one a user)`,
+    `control socket${none} (default: $URBGATE_CONTROL, or the user's own)`,
   );
 }
 
@@ -73,9 +74,9 @@ export function prepareControlPath({ path, chosen }: ControlPath): void {
   }
   // In a shared place such as /tmp, another user may have been here first.
   const { uid, mode } = lstatSync(folder);
-  const isPrivate = uid === process.getuid?.() && (mode & 0o077) === 0;
-  if (!chosen && !isPrivate && process.platform !== 'win32') {
-    throw refuse(`${folder} is open to others, wanted a folder of one's own with mode 0700`);
+  const isOwn = uid === process.getuid?.() && (mode & WRITABLE_BY_OTHERS) === 0;
+  if (!chosen && !isOwn && process.platform !== 'win32') {
+    throw refuse(`others can write to ${folder}, wanted a folder of one's own; use --control`);
   }
   if (lstatSync(path, { throwIfNoEntry: false })?.isSocket() === false) {
     throw refuse('there is a file that is no socket, wanted another path');

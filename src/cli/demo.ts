@@ -31,6 +31,6 @@ export function demoLines(exports: readonly ExportStatus[], { host, port }: List
     ...attach,
     '  usbip port',
     '  sudo usbip detach -p 00',
-    'and here: urbgate status. Ctrl-C stops the gateway.',
+    'Ctrl-C here stops the gateway.',
   ];
 }

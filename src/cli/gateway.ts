@@ -4,7 +4,7 @@
  */
 import type { Speed, UsbDevice } from '../core/device.ts';
 import { parseExportSpec } from '../core/export-spec.ts';
-import { type Export, Registry } from '../core/registry.ts';
+import { type Export, type Holder, Registry } from '../core/registry.ts';
 import type { DeviceSession } from '../core/session.ts';
 import { formatAddress, type ListenAddress, UsbipServer } from '../usbip/server.ts';
 import type { Log } from './log.ts';
@@ -46,9 +46,10 @@ export class Gateway {
   readonly #server: UsbipServer;
   readonly #log: Log;
   readonly #listening: string[] = [];
-  /** Sums over the sessions that have ended, and the one that has not. */
+  /** Sums over the sessions that have ended. */
   readonly #pasts = new WeakMap<Export, UrbCounts>();
-  readonly #sessions = new WeakMap<Export, DeviceSession>();
+  /** Kept from claim to release: the export has forgotten its holder when it says 'released'. */
+  readonly #holders = new WeakMap<Export, Holder>();
 
   constructor(log: Log) {
     this.#log = log;
@@ -125,17 +126,19 @@ export class Gateway {
 
   #claimed(one: Export): void {
     if (one.holder === null) return;
-    this.#sessions.set(one, one.holder.session);
+    this.#holders.set(one, one.holder);
     this.#log.info(`${one.holder.peer} attached ${one.busId} (${one.device.info.label})`);
   }
 
   #released(one: Export): void {
-    const session = this.#sessions.get(one);
-    if (session === undefined) return;
-    this.#sessions.delete(one);
-    this.#pasts.set(one, sum(this.#pastOf(one), countsOf(session)));
-    const { urbCount, errorCount } = session;
-    this.#log.info(`released ${one.busId} after ${urbCount} URBs, ${errorCount} of them failed`);
+    const holder = this.#holders.get(one);
+    if (holder === undefined) return;
+    this.#holders.delete(one);
+    const counts = countsOf(holder.session);
+    this.#pasts.set(one, sum(this.#pastOf(one), counts));
+    this.#log.info(
+      `${holder.peer} released ${one.busId} after ${counts.urbs} URBs, ${counts.errors} failed`,
+    );
   }
 
   #pastOf(one: Export): UrbCounts {

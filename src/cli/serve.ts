@@ -22,24 +22,23 @@ import { specHelp } from './schemes.ts';
 const LISTEN_DEFAULT = '127.0.0.1';
 
 interface ServeOptions {
-  readonly listen: readonly string[];
-  readonly export: readonly string[];
+  readonly listen?: readonly string[];
+  readonly export?: readonly string[];
   readonly verbose?: true;
   readonly control?: string;
   readonly demo?: true;
 }
 
 export function serveCommand(): Command {
-  const collect = (value: string, before: readonly string[]) => [...before, value];
+  const collect = (value: string, before: readonly string[] = []) => [...before, value];
   return new Command('serve')
     .description('export USB devices to USB/IP clients until SIGINT or SIGTERM')
     .option(
       '--listen <address>',
       `HOST[:PORT] or [IPV6][:PORT], port 0 for a free one; repeatable (default: ${LISTEN_DEFAULT}:3240)`,
       collect,
-      [],
     )
-    .option('--export <spec>', 'a device to export, see below; repeatable', collect, [])
+    .option('--export <spec>', 'a device to export, see below; repeatable', collect)
     .option('--verbose', 'log what debugging needs')
     .addOption(controlOption(true))
     .option('--demo', 'export one device of each kind and say how to attach them')
@@ -54,9 +53,12 @@ const EXAMPLES = `Examples:
 `;
 
 async function serve(options: ServeOptions): Promise<void> {
-  const listen = options.listen.length > 0 ? options.listen : [LISTEN_DEFAULT];
-  const addresses = listen.map((text) => parseAddress('listen on', text, 0));
-  const specs = [...options.export, ...(options.demo ? DEMO_SPECS : [])].map(parseExportSpec);
+  const addresses = (options.listen ?? [LISTEN_DEFAULT]).map((text) =>
+    parseAddress('listen on', text, 0),
+  );
+  const specs = [...(options.export ?? []), ...(options.demo ? DEMO_SPECS : [])].map(
+    parseExportSpec,
+  );
   const control = controlPath(options.control);
   const log = createLog(options.verbose ?? false);
   const gateway = new Gateway(log);

@@ -39,4 +39,4 @@ function exportLines({ busId, deviceId, speed, label, spec, client, total }: Exp
 }
 
 const counts = ({ urbs, errors }: { urbs: number; errors: number }) =>
-  `${urbs} URBs, ${errors} of them failed`;
+  `${urbs} URBs, ${errors} failed`;

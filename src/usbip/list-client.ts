@@ -85,7 +85,7 @@ const interfaceParser = new Parser().uint8('class').uint8('subclass').uint8('pro
 const SPEED_NAMES = new Map(Object.entries(SPEED).map(([name, number]) => [number, name as Speed]));
 
 /** What went wrong with a reply, without the words about whose it is. */
-class BadReply extends Error {}
+export class BadReply extends Error {}
 
 /**
  * Gathers a reply from its chunks. Not every server closes the connection after it, so the list

@@ -127,16 +127,19 @@ describe('layout', () => {
   it('gives back what was written, whatever it was', () => {
     fc.assert(
       fc.property(
-        fc.record({
-          a: fc.nat(0xff),
-          b: fc.nat(0xffff),
-          c: fc.nat(0xffffffff),
-          d: fc.integer(),
-          e: fc.nat(0xffff),
-          f: fc.nat(0xffffffff),
-          g: fc.uint8Array({ minLength: 3, maxLength: 3 }).map((array) => Buffer.from(array)),
-          h: fc.stringMatching(/^[ -~]{0,6}$/),
-        }),
+        fc.record(
+          {
+            a: fc.nat(0xff),
+            b: fc.nat(0xffff),
+            c: fc.nat(0xffffffff),
+            d: fc.integer(),
+            e: fc.nat(0xffff),
+            f: fc.nat(0xffffffff),
+            g: fc.uint8Array({ minLength: 3, maxLength: 3 }).map((array) => Buffer.from(array)),
+            h: fc.stringMatching(/^[ -~]{0,6}$/),
+          },
+          { noNullPrototype: true },
+        ),
         (any) => assert.deepEqual(Every.read(Every.write(any)), any),
       ),
     );

@@ -6,6 +6,7 @@
  *
  * Memory held for one command is bounded by the pieces, however long the transfer. A WRITE copies
  * the bus's octets once: into a piece, or right into the backing if that is done when it returns.
+ * A READ from such a backing needs no pieces either, but answers each transfer with one buffer.
  *
  * Only whole blocks reach the medium. A host that goes away in the middle of a WRITE leaves each of
  * its blocks old or new, never torn, and touches no other.
@@ -44,6 +45,8 @@ export class ReadTask extends TaskBase {
   }
 
   override read(octetsMax: number): Uint8Array | null {
+    // From memory, all that the transfer has room for: one answer fills it, and none is joined.
+    if (this.#medium.immediate) this.#request(octetsMax);
     const piece = this.#pieces[0];
     if (piece === undefined || piece.state === 'reading') return null;
     if (piece.state === 'failed') {
@@ -65,22 +68,27 @@ export class ReadTask extends TaskBase {
   }
 
   #readAhead(): void {
+    if (this.#medium.immediate) return;
     while (this.#pieces.length < READS_AHEAD_MAX && this.#requested < this.octets) {
-      const length = Math.min(PIECE_OCTETS, this.octets - this.#requested);
-      const offset = this.#offset + this.#requested;
-      // A new buffer each time: what is handed out is sent without a copy, some time later.
-      const piece: ReadPiece = {
-        octets: Buffer.allocUnsafeSlow(length),
-        block: offset / this.#medium.blockOctets,
-        state: 'reading',
-        sent: 0,
-      };
-      this.#pieces.push(piece);
-      this.#requested += length;
-      this.#medium.read(offset, piece.octets, (error) => {
-        piece.state = error === null ? 'ready' : 'failed';
-      });
+      this.#request(PIECE_OCTETS);
     }
+  }
+
+  #request(octetsMax: number): void {
+    const length = Math.min(octetsMax, this.octets - this.#requested);
+    const offset = this.#offset + this.#requested;
+    // A new buffer each time: what is handed out is sent without a copy, some time later.
+    const piece: ReadPiece = {
+      octets: Buffer.allocUnsafeSlow(length),
+      block: Math.floor(offset / this.#medium.blockOctets),
+      state: 'reading',
+      sent: 0,
+    };
+    this.#pieces.push(piece);
+    this.#requested += length;
+    this.#medium.read(offset, piece.octets, (error) => {
+      piece.state = error === null ? 'ready' : 'failed';
+    });
   }
 }
 
