@@ -9,6 +9,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
+import { within } from './deadline.ts';
 import type { Guest } from './guest.ts';
 import type { GuestProcess } from './guest-process.ts';
 import { checkoutFolder } from './paths.ts';
@@ -119,24 +120,20 @@ export class Gateway {
   /** Ends it with SIGTERM. @throws Error unless it exits with 0 in time */
   async stop(timeoutSeconds = 10): Promise<void> {
     if (this.#end === undefined) this.#process.kill('SIGTERM');
-    let timer: NodeJS.Timeout | undefined;
-    const end = await Promise.race([
-      this.ended,
-      new Promise<'late'>((resolve) => {
-        timer = setTimeout(resolve, timeoutSeconds * 1000, 'late');
-      }),
-    ]);
-    clearTimeout(timer);
-    if (end === 0) return;
+    const late = () => `it runs on after ${timeoutSeconds} s`;
+    const what = await within(timeoutSeconds, this.ended, late).then(
+      (end) => `it ended with ${end}`,
+      (error: Error) => error.message,
+    );
+    if (this.#end === 0) return;
     await this.kill();
-    const what = end === 'late' ? `it runs on after ${timeoutSeconds} s` : `it ended with ${end}`;
     throw new Error(`Cannot stop the gateway: ${what}, exit code 0 is wanted\n${this.#log}`);
   }
 
   /** Kills it: to its clients the gateway dies in the middle of whatever it does. */
   async kill(): Promise<void> {
     this.#process.kill('SIGKILL');
-    await this.ended;
+    await within(20, this.ended, () => `Cannot kill the gateway: process ${this.pid} is there`);
   }
 
   /** Sends it any signal, e.g. SIGSTOP to let it hang. */

@@ -12,6 +12,7 @@ import { type ChildProcessWithoutNullStreams, spawn } from 'node:child_process';
 import { createWriteStream, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { encodeFrame, FrameReader, ToAgent, ToHost } from './agent-frames.ts';
+import { within } from './deadline.ts';
 import { type CommandResult, GuestProcess } from './guest-process.ts';
 import { type LabImages, labImages } from './images.ts';
 import { findComplaints } from './kernel-complaints.ts';
@@ -154,7 +155,7 @@ export class Guest {
   /** Kills QEMU: to the rest of the world the guest dies in the middle of whatever it does. */
   async kill(): Promise<void> {
     this.#qemu.kill('SIGTERM'); // keeper.c: SIGKILL to QEMU
-    await this.ended;
+    await within(20, this.ended, () => `Cannot kill ${this.name}: QEMU is there after 20 s`);
   }
 
   /** Stops the whole guest, as when its machine hangs: its connections stay, but nothing answers. */
@@ -170,9 +171,7 @@ export class Guest {
   /** Ends the guest in order, or by force if it takes longer. */
   async powerOff(timeoutSeconds = 10): Promise<void> {
     if (this.#alive) this.#send(0, ToAgent.powerOff);
-    const timer = setTimeout(() => this.#qemu.kill('SIGTERM'), timeoutSeconds * 1000);
-    await this.ended;
-    clearTimeout(timer);
+    await within(timeoutSeconds, this.ended, () => '').catch(() => this.kill());
   }
 
   /** The whole kernel log so far, also of a guest that has ended. */
@@ -219,24 +218,26 @@ export class Guest {
   }
 
   async #boot(started: number, timeoutSeconds: number): Promise<void> {
-    let timer: NodeJS.Timeout | undefined;
-    const outcome = await Promise.race([
-      new Promise<'up'>((resolve) => {
-        this.#greet = () => resolve('up');
-      }),
-      this.ended.then(() => 'QEMU has ended'),
-      new Promise<string>((resolve) => {
-        timer = setTimeout(resolve, timeoutSeconds * 1000, `no answer within ${timeoutSeconds} s`);
-      }),
-    ]);
-    clearTimeout(timer);
-    this.bootSeconds = (performance.now() - started) / 1000;
-    if (outcome === 'up') return;
-    await this.kill();
-    const messages = readLog(join(this.folder, 'qemu.log'));
-    throw new Error(
-      `Cannot boot ${this.name}: ${outcome}, a running agent is wanted\n${messages}${this.consoleTail()}`,
-    );
+    const greeting = new Promise<void>((resolve) => {
+      this.#greet = resolve;
+    });
+    const end = this.ended.then(() => {
+      throw new Error('QEMU has ended');
+    });
+    try {
+      const late = () => `no answer within ${timeoutSeconds} s`;
+      await within(timeoutSeconds, Promise.race([greeting, end]), late);
+      this.bootSeconds = (performance.now() - started) / 1000;
+    } catch (error) {
+      await this.kill();
+      const why = error instanceof Error ? error.message : String(error);
+      const messages = readLog(join(this.folder, 'qemu.log'));
+      throw new Error(
+        `Cannot boot ${this.name}: ${why}, a running agent is wanted\n${messages}${this.consoleTail()}`,
+      );
+    } finally {
+      end.catch(() => {});
+    }
   }
 
   #onEnd(): void {

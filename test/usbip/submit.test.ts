@@ -14,12 +14,13 @@ import {
 } from '../../src/usbip/submit.ts';
 
 const LIMITS = { ...DEFAULT_LIMITS, transferOctetsMax: 1000, isoPacketsMax: 8 };
-const NO_OCTETS = Buffer.alloc(0);
+const NO_OCTETS: Buffer = Buffer.alloc(0);
 
 const endpoint = (type: TransferType, address: number): EndpointInfo => ({
   address,
   direction: (address & 0x80) !== 0 ? 'in' : 'out',
   type,
+  interfaceNumber: 0,
   maxPacketOctets: 64,
   intervalOctets: 64,
   intervalMicroseconds: 1000,
@@ -225,7 +226,7 @@ describe('refusal', () => {
 });
 
 describe('buildUrb', () => {
-  const built = (one: SubmitHeader, to: EndpointInfo, body = NO_OCTETS): Urb => {
+  const built = (one: SubmitHeader, to: EndpointInfo, body: Buffer = NO_OCTETS): Urb => {
     const urb = buildUrb(one, to, body);
     assert(urb instanceof Urb, `refused: ${urb}`);
     return urb;
