@@ -26,10 +26,8 @@ import { loadArguments, ONE_CPU_ROWS, ROWS, type Row } from './rows.ts';
 
 const BUS_ID = '1-1';
 const WARMUP_SECONDS = 0.3;
-/** A run is done again if others kept this much of a CPU busy meanwhile, ... */
+/** A run is done again if others kept this much of a CPU busy meanwhile; once a round at most. */
 const OTHER_LOAD_MAX = 0.25;
-/** ... so often. */
-const REPEATS_MAX = 3;
 
 interface Settings {
   readonly rounds: number;
@@ -115,7 +113,7 @@ async function measure(
     ...['--seconds', String(seconds), '--warmup', String(WARMUP_SECONDS), ...extra],
   ];
   let result = await runLoad(program, args, seconds + WARMUP_SECONDS, row.placement);
-  for (let repeat = 0; repeat < REPEATS_MAX && otherLoad(result) > OTHER_LOAD_MAX; repeat++) {
+  if (otherLoad(result) > OTHER_LOAD_MAX) {
     const again = await runLoad(program, args, seconds + WARMUP_SECONDS, row.placement);
     if (otherLoad(again) < otherLoad(result)) result = again;
   }

@@ -114,6 +114,16 @@ describe('A lab guest', function () {
     assert.equal((await process.result(10)).stdout, 'got one\ngot two\n');
   });
 
+  it('stands still while it is paused', async () => {
+    const process = guest.start('sleep 0.5; echo done');
+    guest.pause();
+    await new Promise((resolve) => setTimeout(resolve, 1500));
+    const printed = process.stdout;
+    guest.resume();
+    await process.result(10);
+    assert.deepEqual([printed, process.stdout], ['', 'done\n']);
+  });
+
   it('has the node of the host', async () => {
     const printed = await guest.succeed("node -p 'process.version'");
     assert.equal(printed.trim(), process.version);

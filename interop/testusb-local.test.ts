@@ -4,9 +4,11 @@
  */
 
 import assert from 'node:assert/strict';
-import type { Guest } from './lab/guest.ts';
+import { bootGuest, type Guest } from './lab/guest.ts';
+import { exportByKernel } from './lab/kernel-stub.ts';
 import { sharedGuest } from './lab/shared-guest.ts';
 import { formatUsbtest, loadUsbtest, runUsbtest, type UsbtestResult } from './lab/testusb.ts';
+import { attach, loadVhci } from './lab/usbip.ts';
 import {
   bulkCases,
   INTERRUPT_CASES,
@@ -63,9 +65,38 @@ describe('usbtest on dummy_hcd', function () {
   });
 });
 
+describe("usbtest over the kernel's own USB/IP server", function () {
+  this.timeout(300_000);
+
+  // The control: what stock software makes of the same device, and no more than a table, as the
+  // server oopses in the cases that unlink, sooner or later.
+  it('is reported', async () => {
+    const guest = await bootGuest({ name: 'kernel-server' });
+    try {
+      await loadUsbtest(guest);
+      await loadVhci(guest);
+      const gadget = await sourceSinkGadget(guest);
+      const server = await exportByKernel(guest, gadget);
+      const { node } = await attach(guest, gadget.busid, server);
+      const unlinking = [11, 12, 24];
+      const cases = bulkCases(0).filter(({ number }) => !unlinking.includes(number));
+      cases.push(...unlinking.map((number) => ({ number })));
+      const limited = cases.map((run) => ({ ...run, timeoutSeconds: 20 }));
+      print(formatUsbtest(await runUsbtest(guest, node, limited)));
+      for (const complaint of guest.kernelComplaints()) print(complaint);
+    } finally {
+      await guest.kill();
+    }
+  });
+});
+
+function print(text: string): void {
+  console.log(text.replaceAll(/^/gm, '      '));
+}
+
 function expectPass(results: readonly UsbtestResult[]): void {
   const table = formatUsbtest(results);
-  console.log(table.replaceAll(/^/gm, '      '));
+  print(table);
   assert(
     results.every(({ outcome }) => outcome === 'pass'),
     `Cannot pass usbtest:\n${table}`,

@@ -148,7 +148,9 @@ export function startGateway(
 ): Promise<ServerProcess> {
   if (!existsSync(script)) throw new Error(`Cannot start ${script}: no such file, build it first`);
   const exports = busIds.flatMap((id) => ['--export', `virtual:source-sink,busid=${id}`]);
-  return startServer(script, ['serve', '--listen', '127.0.0.1:0', ...exports], placement);
+  // No control socket: another gateway of this user may hold its default path.
+  const args = ['serve', '--listen', '127.0.0.1:0', '--control', 'none', ...exports];
+  return startServer(script, args, placement);
 }
 
 /** Compiles usbip-load.c into a folder that goes away with this process; returns the program. */

@@ -30,7 +30,8 @@ export function encodeFrame(
 ): Buffer {
   if (payload.length > PAYLOAD_OCTETS_MAX) {
     throw new RangeError(
-      `Cannot encode a frame: its payload has ${payload.length} octets, at most ${PAYLOAD_OCTETS_MAX} are taken`,
+      `Cannot encode a frame: its payload has ${payload.length} octets, ` +
+        `at most ${PAYLOAD_OCTETS_MAX} are taken`,
     );
   }
   const header = Buffer.alloc(HEADER_OCTETS);

@@ -113,7 +113,8 @@ export class Gateway {
     if (found !== null) return found;
     const state = this.#end === undefined ? 'it runs' : `it ended with ${this.#end}`;
     throw new Error(
-      `Cannot find ${pattern} in the gateway's log: ${state}, it is wanted within ${timeoutSeconds} s\n${this.#log}`,
+      `Cannot find ${pattern} in the gateway's log: ${state}, it is wanted within ` +
+        `${timeoutSeconds} s\n${this.#log}`,
     );
   }
 

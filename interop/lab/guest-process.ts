@@ -141,7 +141,8 @@ export class GuestProcess {
   #fail(why: string): never {
     const printed = `${this.stdout}${this.stderr}`.slice(-2000);
     throw new Error(
-      `Cannot run ${this.command} in ${this.#guest.name}: ${why}\n${printed}\n${this.#guest.describe()}`,
+      `Cannot run ${this.command} in ${this.#guest.name}: ${why}\n${printed}\n` +
+        this.#guest.describe(),
     );
   }
 }

@@ -1,9 +1,9 @@
 /**
  * A Linux guest in QEMU that runs commands for a test.
  *
- * {@link bootGuest} takes a few seconds, so a guest is meant to serve many tests. It sees the host's
- * file system (initramfs.ts) and reaches ports on the host's loopback, and nothing else, through
- * user-mode networking: see {@link Guest.forward}.
+ * {@link bootGuest} takes a few seconds, so a guest is meant to serve many tests. It sees the
+ * host's file system (initramfs.ts) and reaches ports on the host's loopback, and nothing else,
+ * through user-mode networking: see {@link Guest.forward}.
  *
  * QEMU dies with this process whatever ends it, so a guest never outlives its test run.
  */
@@ -115,7 +115,8 @@ export class Guest {
     const { code, stdout, stderr } = await this.run(command, options);
     if (code === 0) return stdout;
     throw new Error(
-      `Cannot run ${command} in ${this.name}: it ended with ${code}, 0 is wanted\n${stdout}${stderr}`,
+      `Cannot run ${command} in ${this.name}: it ended with ${code}, 0 is wanted\n` +
+        `${stdout}${stderr}`,
     );
   }
 
@@ -158,7 +159,10 @@ export class Guest {
     await within(20, this.ended, () => `Cannot kill ${this.name}: QEMU is there after 20 s`);
   }
 
-  /** Stops the whole guest, as when its machine hangs: its connections stay, but nothing answers. */
+  /**
+   * Stops the whole guest, as when its machine hangs: nothing answers any more. The host's end of a
+   * forwarded connection is another process (forward.c), which still acknowledges what it is sent.
+   */
   pause(): void {
     this.#qemu.kill('SIGUSR1');
   }
@@ -233,7 +237,8 @@ export class Guest {
       const why = error instanceof Error ? error.message : String(error);
       const messages = readLog(join(this.folder, 'qemu.log'));
       throw new Error(
-        `Cannot boot ${this.name}: ${why}, a running agent is wanted\n${messages}${this.consoleTail()}`,
+        `Cannot boot ${this.name}: ${why}, a running agent is wanted\n${messages}` +
+          this.consoleTail(),
       );
     } finally {
       end.catch(() => {});
@@ -256,7 +261,8 @@ const KERNEL_ARGUMENTS = [
   // The alternative clock, HPET, costs an exit from translated code at each look.
   'tsc=reliable',
   'no_timer_check',
-  // QEMU keeps translated code by virtual address: with fixed ones a new process starts three times as fast.
+  // QEMU keeps translated code by virtual address: with fixed ones a process starts in a third of
+  // the time.
   'norandmaps',
 ];
 

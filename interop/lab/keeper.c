@@ -28,7 +28,9 @@ static void pass_on(int number) {
   kill(child, number == SIGTERM ? SIGKILL : number == SIGUSR1 ? SIGSTOP : SIGCONT);
 }
 
-static int exit_code(void) { return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status); }
+static int exit_code(void) {
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
 
 static void give_up(int number) {
   (void)number;

@@ -1,7 +1,24 @@
 /** Finds in a kernel's log what speaks of a defect in the kernel or of one that a peer provoked. */
 
-const DEFECTS =
-  /BUG:|\bOops\b|general protection fault|unable to handle|WARNING: CPU|blocked for more than|refcount_t:|list_(?:add|del) corruption|KASAN|UBSAN|Kernel panic|soft lockup|hard LOCKUP|rcu.*(?:stall|starved)|scheduling while atomic|Bad page|double free|stack-protector|sysfs: cannot create duplicate|DMA-API:/;
+const DEFECTS = new RegExp(
+  [
+    'BUG:',
+    '\\bOops\\b',
+    'general protection fault',
+    'unable to handle',
+    'WARNING: CPU',
+    'blocked for more than',
+    'refcount_t:',
+    'list_(?:add|del) corruption',
+    'KASAN|UBSAN',
+    'Kernel panic',
+    'soft lockup|hard LOCKUP',
+    'rcu.*(?:stall|starved)',
+    'scheduling while atomic',
+    'Bad page|double free|stack-protector',
+    'sysfs: cannot create duplicate',
+  ].join('|'),
+);
 
 /** A log line together with those that follow it, up to where the next report or the trace ends. */
 const CONTEXT_LINES = 12;

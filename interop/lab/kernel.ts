@@ -21,13 +21,13 @@ export interface Kernel {
   version: string;
   /** The boot image (bzImage) as the package has it. */
   image: string;
-  /** The same kernel as an ELF file: it boots 3 s sooner, as nothing is decompressed in emulation. */
+  /** The same as an ELF file: it boots 3 s sooner, as nothing is decompressed in emulation. */
   elf: string;
   /** The folder to bind to /lib/modules/<release> in a guest; depmod has been run in it. */
   modules: string;
 }
 
-/** The kernel of the guests: what linux-image-amd64 stands for now, or else the newest in the cache. */
+/** The guests' kernel: what linux-image-amd64 stands for now, or the newest in the cache. */
 export async function guestKernel(): Promise<Kernel> {
   const depends = await packageField('linux-image-amd64', 'Depends');
   const match = /(linux-image-\S+) \(= ([^)]+)\)/.exec(depends ?? '');

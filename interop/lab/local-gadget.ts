@@ -104,7 +104,8 @@ exit 1`,
   const [sysfs, node] = stdout.split(' ');
   if (code !== 0 || sysfs === undefined || node === undefined) {
     throw new Error(
-      `Cannot find the USB device ${serialNumber}: none is configured within ${timeoutSeconds} s\n${guest.describe()}`,
+      `Cannot find the USB device ${serialNumber}: none is configured within ` +
+        `${timeoutSeconds} s\n${guest.describe()}`,
     );
   }
   return { busid: sysfs.slice(sysfs.lastIndexOf('/') + 1), sysfs, node };

@@ -22,7 +22,7 @@ export function checkoutFolder(): string {
   return folder;
 }
 
-/** The cache: URBGATE_CACHE, or urbgate/ in XDG_CACHE_HOME, or ~/.cache/urbgate. Created if absent. */
+/** The cache: URBGATE_CACHE, or urbgate/ in XDG_CACHE_HOME or ~/.cache. Created if absent. */
 export function cacheFolder(): string {
   const { URBGATE_CACHE, XDG_CACHE_HOME } = process.env;
   const folder = URBGATE_CACHE || join(XDG_CACHE_HOME || join(homedir(), '.cache'), 'urbgate');

@@ -23,6 +23,7 @@ export interface UsbtestCase {
   timeoutSeconds?: number;
 }
 
+/** 'timeout' also stands for a kernel that has failed during the case. */
 export type UsbtestOutcome = 'pass' | 'fail' | 'unsupported' | 'timeout';
 
 export interface UsbtestResult {
@@ -56,7 +57,8 @@ export interface UsbtestModule {
 export async function loadUsbtest(guest: Guest, settings: UsbtestModule = {}): Promise<void> {
   const { alternateSetting = -1, pattern = 0 } = settings;
   await guest.succeed(
-    `if [ -e /sys/module/usbtest ]; then rmmod usbtest; fi; modprobe usbtest alt=${alternateSetting} pattern=${pattern}`,
+    `if [ -e /sys/module/usbtest ]; then rmmod usbtest; fi
+modprobe usbtest alt=${alternateSetting} pattern=${pattern}`,
   );
 }
 
@@ -88,12 +90,13 @@ async function runCase(
   node: string,
   wanted: Required<UsbtestCase>,
 ): Promise<UsbtestResult> {
-  const { number, iterations, transferOctets, queueDepth, varyOctets, timeoutSeconds } = wanted;
-  const options = `-t ${number} -c ${iterations} -s ${transferOctets} -g ${queueDepth} -v ${varyOctets}`;
+  const { number, timeoutSeconds } = wanted;
+  const options = `-t ${number} ${sizes(wanted)}`;
   const logged = guest.kernelLog().length;
   let stdout: string;
   try {
-    stdout = (await guest.run(`${program} -D ${node} ${options}`, { timeoutSeconds })).stdout;
+    const run = guest.run(`${program} -D ${node} ${options}`, { timeoutSeconds });
+    ({ stdout } = await unlessKernelFails(guest, logged, run));
   } catch (error) {
     return { case: wanted, outcome: 'timeout', reason: String(error).split('\n')[0] ?? '' };
   }
@@ -103,6 +106,29 @@ async function runCase(
   if (failed === null) return { case: wanted, outcome: 'unsupported' };
   const reason = [failed[2] ?? '', ...driverMessages(guest.kernelLog().slice(logged))].join('; ');
   return { case: wanted, outcome: 'fail', errno: Number(failed[1]), reason };
+}
+
+/** The options of a case, all but its number. */
+function sizes(run: Required<UsbtestCase>): string {
+  const { iterations, transferOctets, queueDepth, varyOctets } = run;
+  return `-c ${iterations} -s ${transferOctets} -g ${queueDepth} -v ${varyOctets}`;
+}
+
+/** Gives up soon after an oops, as the case then never ends. */
+async function unlessKernelFails<T>(guest: Guest, logged: number, run: Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  run.catch(() => {});
+  const failure = new Promise<never>((_resolve, reject) => {
+    timer = setInterval(() => {
+      const [complaint] = guest.kernelComplaints(logged);
+      if (complaint !== undefined) reject(new Error(complaint));
+    }, 1000);
+  });
+  try {
+    return await Promise.race([run, failure]);
+  } finally {
+    clearInterval(timer);
+  }
 }
 
 /** What usbtest says of a failure, without the announcement of the case. */
@@ -116,10 +142,10 @@ function driverMessages(log: string): string[] {
 /** A plain text table, one line a case, for a test's output. */
 export function formatUsbtest(results: readonly UsbtestResult[]): string {
   const lines = results.map(({ case: run, outcome, errno, seconds, reason }) => {
-    const options = `-c ${run.iterations} -s ${run.transferOctets} -g ${run.queueDepth} -v ${run.varyOctets}`;
     const detail =
       seconds === undefined ? `${errno ?? ''} ${reason ?? ''}` : `${seconds.toFixed(3)} s`;
-    return `case ${String(run.number).padStart(2)}  ${options.padEnd(32)} ${outcome.padEnd(11)} ${detail}`;
+    const number = String(run.number).padStart(2);
+    return `case ${number}  ${sizes(run).padEnd(32)} ${outcome.padEnd(11)} ${detail}`;
   });
   return lines.map((line) => line.trimEnd()).join('\n');
 }

@@ -104,7 +104,8 @@ echo \${port##*/port} $from $to`,
   const [port = Number.NaN, from = 0, to = 0] = found.stdout.split(/\s+/).map(Number.parseFloat);
   if (found.code !== 0) {
     throw new Error(
-      `Cannot attach ${remoteBusid}: ${tool} ended with ${found.code}, 0 is wanted\n${found.stdout}${found.stderr}`,
+      `Cannot attach ${remoteBusid}: ${tool} ended with ${found.code}, 0 is wanted\n` +
+        `${found.stdout}${found.stderr}`,
     );
   }
   if (Number.isNaN(port)) {

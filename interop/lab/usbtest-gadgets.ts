@@ -12,7 +12,8 @@ import type { UsbtestCase } from './testusb.ts';
  * The kernel's bulk source and sink, one alternate setting with endpoints 81 and 02.
  *
  * @param attributes - `pattern` (0 zeroes, 1 mod 63, 2 unchecked; as for usbtest itself),
- * `bulk_buflen` (4096: octets of each IN transfer, a short one if not a multiple of 512), `bulk_qlen`
+ * `bulk_buflen` (4096: octets of each IN transfer, which ends short if this is no multiple of 512),
+ * `bulk_qlen`
  */
 export function sourceSinkGadget(
   guest: Guest,

@@ -5,11 +5,10 @@
  * - `start` removes whatever is at the path, a running gateway's socket too: we ask there first.
  * - An error of `listen` is an event; `start` then never settles.
  * - The socket's mode is the umask's.
- * - A message may say that it has any number of octets, and a client may ask for compression, which
- *   would make a small message large; a connection may last for ever.
+ * - What a client sends is not bounded: see `boundConnection`.
  */
 import type { Socket } from 'node:net';
-import { type Connection, Server } from 'net-ipc';
+import { Server } from 'net-ipc';
 import { UserError } from '../core/errors.ts';
 import { callGateway, NobodyListens } from './control-client.ts';
 import { type ControlPath, prepareControlPath } from './control-path.ts';
@@ -44,23 +43,22 @@ export async function serveControl(
   prepareControlPath(where);
   await refuseIfTaken(where.path);
   const server = new Server({ path: where.path, max: CONNECTIONS_MAX, retries: 0 });
-  server.on('connect', refuseEncodings);
   server.on('request', async (request, respond) => {
     const answered = await answer(gateway, request);
     if (!answered.ok) log.debug(`Control request failed: ${answered.message}`);
     await respond(answered).catch((error) => log.debug(`Cannot answer: ${error}`));
   });
   await start(server, where.path);
-  server.on('error', (error) => log.debug(`Control connection failed: ${error}`));
   const sockets = new Set<Socket>();
-  server.server.on('connection', (socket: Socket) => {
+  const listener = server.server; // net-ipc forgets it when it is closed
+  listener.on('connection', (socket: Socket) => {
     sockets.add(socket);
     socket.once('close', () => sockets.delete(socket));
-    boundConnection(socket);
+    boundConnection(socket, log);
   });
   return {
     close: () => {
-      server.server.close();
+      listener.close();
       for (const socket of sockets) socket.destroySoon();
     },
   };
@@ -99,20 +97,23 @@ async function start(server: Server, path: string): Promise<void> {
   }
 }
 
-/** net-ipc asks its socket for as many octets as a message is said to have. */
-function boundConnection(socket: Socket): void {
+/**
+ * Keeps what a client does wrong to its own connection. net-ipc asks the socket for as many octets
+ * as a message is said to have; it sets the encodings that a client asks for on the socket; and
+ * after an error, which it emits on the socket, it goes on and fails where nobody catches it.
+ */
+function boundConnection(socket: Socket, log: Log): void {
   const read = socket.read.bind(socket);
   socket.read = (octets?: number) => {
-    if (octets === undefined || octets <= REQUEST_OCTETS_MAX) return read(octets);
-    socket.destroy();
-    return null;
+    if (octets !== undefined && octets > REQUEST_OCTETS_MAX) socket.destroy();
+    return socket.destroyed ? null : read(octets);
   };
+  for (const encoding of ['zlib', 'msgpack']) Object.defineProperty(socket, encoding, {});
+  socket.removeAllListeners('error');
+  socket.on('error', (error) => {
+    log.debug(`Control connection failed: ${error.message}`);
+    socket.destroy();
+  });
   const timer = setTimeout(() => socket.destroy(), CONNECTION_MILLISECONDS_MAX);
   socket.once('close', () => clearTimeout(timer));
-}
-
-/** net-ipc has set these on the socket if the client asked for them. */
-function refuseEncodings({ connection }: Connection): void {
-  const { zlib, msgpack } = connection as { zlib?: unknown; msgpack?: unknown };
-  if (zlib !== undefined || msgpack !== undefined) connection.destroy();
 }

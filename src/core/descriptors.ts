@@ -4,8 +4,7 @@
  * Source: USB 2.0, 9.5 and 9.6; USB 3.2, 9.6.7 (endpoint companion). Descriptors come from
  * devices and are not trusted: a list ends where its octets end or make no sense.
  */
-// By its file: the package's types are not found from its bare name under "import".
-import { Parser } from 'binary-parser/dist/binary_parser.js';
+import { Parser } from 'binary-parser';
 import type { EndpointInfo, Speed, TransferType } from './device.ts';
 
 /** bDescriptorType (USB 2.0, table 9-5, and USB 3.2, table 9-6). */

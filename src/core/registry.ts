@@ -102,12 +102,15 @@ export class Registry extends EventEmitter<RegistryEvents> {
     }
     this.#exports.delete(busId);
     const holder = gone.holder;
-    if (holder !== null) {
-      holder.session.removed();
-      await this.#release(gone, holder.session);
+    try {
+      if (holder !== null) {
+        holder.session.removed();
+        await this.#release(gone, holder.session);
+      }
+    } finally {
+      await gone.device.dispose();
+      this.emit('removed', gone);
     }
-    await gone.device.dispose();
-    this.emit('removed', gone);
   }
 
   /** Opens a session on a device, or says why not. */
@@ -132,10 +135,13 @@ export class Registry extends EventEmitter<RegistryEvents> {
       return;
     }
     this.#closing.add(held);
-    await session.close();
-    this.#closing.delete(held);
-    held.holder = null;
-    this.emit('released', held);
+    try {
+      await session.close();
+    } finally {
+      this.#closing.delete(held);
+      held.holder = null;
+      this.emit('released', held);
+    }
   }
 
   #freeBusId(): string {

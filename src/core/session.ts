@@ -49,13 +49,35 @@ export interface SessionOptions {
   readonly clock?: Clock;
 }
 
-/** For clients that do not speak the stall protocol and offer no fence: by time. */
-export const TIMED_RECOVERY: Recovery = {
-  kind: 'hold',
-  settleMilliseconds: 5,
-  holdMilliseconds: 1000,
-  arrivalMilliseconds: 50,
-};
+/**
+ * For clients that do not speak the stall protocol and offer no fence: by time. 0 holds nothing.
+ * The figures are measured: docs/stall-protocol.md.
+ */
+export function timedRecovery(holdMilliseconds = 1000): Recovery {
+  if (holdMilliseconds === 0) return { kind: 'none' };
+  const arrivalMilliseconds = Math.min(50, holdMilliseconds);
+  return { kind: 'hold', settleMilliseconds: 5, holdMilliseconds, arrivalMilliseconds };
+}
+
+/**
+ * Endpoint 0 stalls as a matter of course (that is how a device says no), and drivers with several
+ * requests queued there let them go on: it is held for a few round trips only, and reports at once.
+ */
+const CONTROL_HOLD_MILLISECONDS = 20;
+
+function controlRecovery(recovery: Recovery): Recovery {
+  if (recovery.kind !== 'hold') return recovery;
+  const shorter = (milliseconds: number) =>
+    Number.isFinite(milliseconds)
+      ? Math.min(milliseconds, CONTROL_HOLD_MILLISECONDS)
+      : milliseconds;
+  return {
+    kind: 'hold',
+    settleMilliseconds: 0,
+    holdMilliseconds: shorter(recovery.holdMilliseconds),
+    arrivalMilliseconds: shorter(recovery.arrivalMilliseconds),
+  };
+}
 
 /** URBs of one endpoint that the device takes at a time. */
 const FLIGHT_MAX: Readonly<Record<QueueModel, number>> = { serial: 1 };
@@ -95,7 +117,12 @@ export class DeviceSession implements DeviceHost {
   readonly #actions = new Actions<Urb>();
   #carryingOut = false;
   #state: State = 'open';
+  /** The device has gone: what comes back untouched was not unlinked by the client. */
+  #gone = false;
+  /** The client is to be told that the device has gone, when it has all its URBs. */
+  #untold = false;
   #whenEmpty: (() => void) | null = null;
+  #closed: Promise<void> | null = null;
 
   /**
    * Claims the device; the registry keeps a second client away.
@@ -105,7 +132,7 @@ export class DeviceSession implements DeviceHost {
   constructor(device: UsbDevice, client: SessionClient, options: SessionOptions = {}) {
     this.device = device;
     this.#client = client;
-    this.#recovery = options.recovery ?? TIMED_RECOVERY;
+    this.#recovery = options.recovery ?? timedRecovery();
     this.#clock = options.clock ?? systemClock;
     device.open(this);
   }
@@ -121,6 +148,11 @@ export class DeviceSession implements DeviceHost {
 
   outstanding(id: number): Urb | undefined {
     return this.#outstanding.get(id);
+  }
+
+  /** False once the device has gone or `close` was called: no URB may be submitted. */
+  get isOpen(): boolean {
+    return this.#state === 'open';
   }
 
   /** The URB's id must be new and its endpoint one of this device's. */
@@ -158,8 +190,12 @@ export class DeviceSession implements DeviceHost {
   }
 
   /** Gives back every URB, then lets go of the device; resolves when another may claim it. */
-  async close(): Promise<void> {
-    if (this.#state === 'closing' || this.#state === 'closed') return;
+  close(): Promise<void> {
+    this.#closed ??= this.#close();
+    return this.#closed;
+  }
+
+  async #close(): Promise<void> {
     this.#state = 'closing';
     this.#unlinkAll();
     if (this.#outstanding.size > 0) {
@@ -188,8 +224,18 @@ export class DeviceSession implements DeviceHost {
   removed(): void {
     if (this.#state !== 'open') return;
     this.#state = 'removed';
+    this.#gone = true;
+    this.#untold = true;
     this.#unlinkAll();
-    this.#client.deviceRemoved();
+    if (this.#outstanding.size === 0) this.#emptied();
+  }
+
+  #emptied(): void {
+    if (this.#untold) {
+      this.#untold = false;
+      this.#client.deviceRemoved();
+    }
+    this.#whenEmpty?.();
   }
 
   /** Newest first, so that none starts because one ahead of it has left. */
@@ -216,7 +262,11 @@ export class DeviceSession implements DeviceHost {
     if (slot !== undefined && (slot.endpoint.type === type || !isIdle(slot.queue))) return slot;
     const fresh: Slot = {
       endpoint,
-      queue: endpointQueue(FLIGHT_MAX[this.device.queueModel], STOPS_ON[type], this.#recovery),
+      queue: endpointQueue(
+        FLIGHT_MAX[this.device.queueModel],
+        STOPS_ON[type],
+        type === 'control' ? controlRecovery(this.#recovery) : this.#recovery,
+      ),
       mark: 0,
       armed: Number.POSITIVE_INFINITY,
       cancelTimer: () => {},
@@ -273,14 +323,14 @@ export class DeviceSession implements DeviceHost {
     const known = this.#outstanding.delete(urb.id);
     assert(known, 'Cannot give back a URB: it was given back before');
     urb.outstanding = false;
-    urb.status = this.#state === 'removed' && status === 'unlinked' ? 'shutdown' : status;
+    urb.status = this.#gone && status === 'unlinked' ? 'shutdown' : status;
     if (status !== 'ok') this.errorCount++;
     this.#client.gaveBack(urb);
     if (urb.setup !== null && status === 'ok') this.#applyEffect(controlEffect(urb.setup));
     if (status !== 'ok' && this.#client.reportMark !== undefined) {
       this.#slotOf(urb.endpoint).mark = this.#client.reportMark();
     }
-    if (this.#outstanding.size === 0) this.#whenEmpty?.();
+    if (this.#outstanding.size === 0) this.#emptied();
   }
 
   /** What a request did to the device's endpoints, it does to their queues. */

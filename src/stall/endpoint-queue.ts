@@ -48,7 +48,11 @@ export type Recovery =
       readonly kind: 'hold';
       /** An error is reported when nothing has arrived for so long (at most `SETTLES_MAX` times). */
       readonly settleMilliseconds: number;
-      /** How long what was queued before the report is held; begun anew by each unlink. */
+      /**
+       * How long what was queued before the report is held; begun anew by each unlink. Halved, down
+       * to `arrivalMilliseconds`, each time that it runs out without one: that driver lets its
+       * other transfers go on after an error.
+       */
       readonly holdMilliseconds: number;
       /** How long the first arrival after the report is held, when nothing was queued before. */
       readonly arrivalMilliseconds: number;
@@ -92,6 +96,10 @@ export interface EndpointQueue<T> {
   readonly ended: T[];
   /** While holding: how many of `waiting`, from its head, arrived before the report. */
   held: number;
+  /** The hold that this driver has earned; see `holdMilliseconds`. */
+  patience: number;
+  /** Something was unlinked during the present hold. */
+  unlinkSeen: boolean;
   /** The client has had more than one transfer here at a time. */
   deep: boolean;
   /** The stop was caused by an error, so that its report has to settle. */
@@ -120,6 +128,8 @@ export function endpointQueue<T>(
     cancelled: [],
     ended: [],
     held: 0,
+    patience: recovery.kind === 'hold' ? recovery.holdMilliseconds : 0,
+    unlinkSeen: false,
     deep: false,
     failed: false,
     returning: false,
@@ -206,8 +216,9 @@ export function unlinked<T>(
     else stop(queue, actions);
     return;
   }
-  if (queue.ended.includes(transfer)) return; // about to be reported as it ended
-  const place = remove(queue.waiting, transfer);
+  const place = queue.waiting.indexOf(transfer);
+  if (place < 0) return; // it has ended, and its give-back is held or among the actions
+  queue.waiting.splice(place, 1);
   actions.add('giveBackUnlinked', transfer);
   if (queue.stopsOn === 'nothing') return;
   if (queue.recovery.kind === 'return') returnFrom(queue, place, actions);
@@ -237,7 +248,10 @@ export function fenceOpened<T>(queue: EndpointQueue<T>, now: number, actions: Ac
 export function elapsed<T>(queue: EndpointQueue<T>, now: number, actions: Actions<T>): void {
   if (now < queue.deadline) return;
   if (queue.phase === 'settling') report(queue, now, actions);
-  else if (queue.phase === 'holding') resume(queue, now, actions);
+  else if (queue.phase === 'holding') {
+    if (queue.held > 0 && !queue.unlinkSeen) losePatience(queue);
+    resume(queue, now, actions);
+  }
 }
 
 /** The session ends: reports what is held back. The driver has unlinked everything before. */
@@ -274,9 +288,7 @@ function waitAgain<T>(queue: EndpointQueue<T>, transfer: T): void {
 /** Nothing is at the device any more. */
 function stopped<T>(queue: EndpointQueue<T>, now: number, actions: Actions<T>): void {
   const { recovery } = queue;
-  const settles = queue.failed && recovery.kind === 'hold' && recovery.settleMilliseconds > 0;
-  // Endpoint 0 is used one request at a time until seen otherwise; see docs/stall-protocol.md.
-  if (settles && (queue.deep || queue.stopsOn === 'errors')) {
+  if (queue.failed && recovery.kind === 'hold' && recovery.settleMilliseconds > 0) {
     queue.phase = 'settling';
     queue.settleEnd = now + SETTLES_MAX * recovery.settleMilliseconds;
     settle(queue, now);
@@ -302,11 +314,17 @@ function report<T>(queue: EndpointQueue<T>, now: number, actions: Actions<T>): v
   dropBarriers(queue);
   queue.phase = 'holding';
   queue.held = queue.waiting.length;
+  queue.unlinkSeen = false;
   restartHold(queue, now);
 }
 
 function restartHold<T>(queue: EndpointQueue<T>, now: number): void {
-  if (queue.recovery.kind === 'hold') queue.deadline = now + queue.recovery.holdMilliseconds;
+  queue.deadline = now + queue.patience;
+}
+
+function losePatience<T>(queue: EndpointQueue<T>): void {
+  if (queue.recovery.kind !== 'hold') return;
+  queue.patience = Math.max(queue.patience / 2, queue.recovery.arrivalMilliseconds);
 }
 
 /** A transfer, now last in `waiting`, arrived after the report. */
@@ -339,6 +357,8 @@ function unlinkedWaiting<T>(
   if (queue.phase === 'holding') {
     if (place >= queue.held) return;
     queue.held--;
+    queue.unlinkSeen = true;
+    if (queue.recovery.kind === 'hold') queue.patience = queue.recovery.holdMilliseconds;
     restartHold(queue, now);
     if (queue.held === 0) resume(queue, now, actions);
   } else if (queue.phase === 'running' && queue.recovery.kind === 'hold') {

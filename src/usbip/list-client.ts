@@ -7,7 +7,7 @@
  */
 import { connect } from 'node:net';
 // By its file, as in core/descriptors.ts.
-import { Parser } from 'binary-parser/dist/binary_parser.js';
+import { Parser } from 'binary-parser';
 import type { Speed } from '../core/device.ts';
 import { UserError } from '../core/errors.ts';
 import { hex } from './operations.ts';

@@ -27,6 +27,8 @@ import {
 } from './submit.ts';
 
 const NO_OCTETS = Buffer.alloc(0);
+/** What one packet of an outstanding isochronous URB costs, beside its data. */
+const ISO_PACKET_OCTETS = 64;
 
 /** What the socket knows. */
 export interface Network {
@@ -55,6 +57,13 @@ export class UrbPhase implements FrameHandler, SessionClient {
   #session: DeviceSession | null = null;
   readonly #header = emptySubmitHeader();
   #endpoint: EndpointInfo | undefined;
+  /**
+   * The endpoint last seen under each number, IN from 16 on. A URB that was under way when its
+   * endpoint went away still brings packet descriptors if that was isochronous.
+   */
+  readonly #seen: (EndpointInfo | undefined)[] = new Array(32).fill(undefined);
+  /** Packet descriptors stand at the end of the body. */
+  #isochronous = false;
   /** Why the URB of `#header` is refused, or 'ok'. */
   #refusal: UrbStatus = 'ok';
   /** Transfer buffers of URBs that are not given back. */
@@ -87,7 +96,7 @@ export class UrbPhase implements FrameHandler, SessionClient {
 
   gaveBack(urb: Urb): void {
     const { writer, pool } = this.#options;
-    this.#outstandingOctets -= urb.octets;
+    this.#outstandingOctets -= costOf(urb.octets, urb.packets?.length ?? 0);
     if (urb.pooled !== null) {
       pool.give(urb.pooled);
       urb.pooled = null;
@@ -127,17 +136,26 @@ export class UrbPhase implements FrameHandler, SessionClient {
     }
     const { limits } = this.#options;
     this.#endpoint = endpointOf(header, session.device);
-    const octets = bodyOctets(header, this.#endpoint, limits);
-    this.#refusal = refusal(header, this.#endpoint, limits);
-    if (this.#refusal === 'ok' && !this.#hasRoom(session, header.octets)) {
-      this.#refusal = 'no-memory';
-    }
-    const isochronous = this.#endpoint?.type === 'isochronous';
+    const seen = this.#see(this.#endpoint);
+    this.#isochronous = seen?.type === 'isochronous';
+    const octets = bodyOctets(header, seen, limits);
+    this.#refusal = session.isOpen ? refusal(header, this.#endpoint, limits) : 'shutdown';
+    const cost = costOf(header.octets, this.#isochronous ? header.packetCount : 0);
+    if (this.#refusal === 'ok' && !this.#hasRoom(session, cost)) this.#refusal = 'no-memory';
     // Packet descriptors are needed even for a refusal; data alone is passed over.
-    this.keepBody = this.#refusal === 'ok' || isochronous;
+    this.keepBody = this.#refusal === 'ok' || this.#isochronous;
     if (octets === 0) this.#submit(NO_OCTETS, false);
     else if (!this.keepBody) this.#refuse(this.#refusal, NO_OCTETS);
     return octets;
+  }
+
+  /** The endpoint that the header names, or else the one that it named before. */
+  #see(endpoint: EndpointInfo | undefined): EndpointInfo | undefined {
+    const { endpoint: number, direction } = this.#header;
+    if (number > 15) return undefined;
+    const index = number | ((direction & 1) << 4);
+    if (endpoint !== undefined) this.#seen[index] = endpoint;
+    return this.#seen[index];
   }
 
   #hasRoom(session: DeviceSession, octets: number): boolean {
@@ -155,12 +173,12 @@ export class UrbPhase implements FrameHandler, SessionClient {
         ? buildUrb(this.#header, endpoint, body)
         : this.#refusal;
     if (!(built instanceof Urb)) {
-      this.#refuse(built, endpoint?.type === 'isochronous' ? body : NO_OCTETS);
+      this.#refuse(built, this.#isochronous ? body : NO_OCTETS);
       if (pooled) this.#options.pool.give(body);
       return;
     }
     if (pooled) built.pooled = body;
-    this.#outstandingOctets += built.octets;
+    this.#outstandingOctets += costOf(built.octets, built.packets?.length ?? 0);
     this.#openSession().submit(built);
     // The memory of a chunk is used again for the next one; what waits needs its own.
     if (built.outstanding && !pooled) built.dataOut = Buffer.from(built.dataOut);
@@ -200,4 +218,9 @@ export class UrbPhase implements FrameHandler, SessionClient {
     assert(this.#session !== null, 'Cannot accept a command: no device is imported');
     return this.#session;
   }
+}
+
+/** What a URB that is outstanding counts for in `outstandingOctetsMax`. */
+function costOf(octets: number, packetCount: number): number {
+  return octets + packetCount * ISO_PACKET_OCTETS;
 }

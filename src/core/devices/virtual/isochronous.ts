@@ -46,6 +46,16 @@ export function movePackets<S>(definition: IsoDefinition<S>, state: S, urb: Urb)
   urb.status = 'ok';
 }
 
+/** The device broke down in the middle: a URB whose packets do not add up would confuse the client. */
+export function failPackets(urb: Urb): void {
+  for (const packet of urb.packets ?? []) {
+    packet.actualOctets = 0;
+    packet.status = 'protocol-error';
+  }
+  urb.actualOctets = 0;
+  urb.status = 'protocol-error';
+}
+
 function movePacketsIn<S>(definition: IsoIn<S>, state: S, urb: Urb, packets: IsoPacket[]): number {
   const room = Buffer.allocUnsafe(packets.reduce((sum, packet) => sum + packet.octets, 0));
   let filled = 0;

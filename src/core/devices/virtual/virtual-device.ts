@@ -13,7 +13,7 @@ import type { DeviceHost, DeviceInfo, EndpointInfo, UsbDevice } from '../../devi
 import type { Urb, UrbStatus } from '../../urb.ts';
 import { ControlPipe } from './control-pipe.ts';
 import type { DeviceDefinition, EndpointDefinition, InHandler, OutHandler } from './definition.ts';
-import { movePackets, type Pace, schedule } from './isochronous.ts';
+import { failPackets, movePackets, type Pace, schedule } from './isochronous.ts';
 
 const NO_OCTETS = Buffer.alloc(0);
 
@@ -269,7 +269,7 @@ export class VirtualDevice<S> implements UsbDevice {
       movePackets(run.definition, this.state, urb);
     } catch (error) {
       this.#onFault(error);
-      urb.status = 'protocol-error';
+      failPackets(urb);
     }
     this.#host?.completed(urb);
   }

@@ -123,7 +123,7 @@ export class Disk {
     const octets = this.#task.read(octetsMax);
     if (octets === null) {
       if (this.#task.failure === null) return nak;
-      this.#fail();
+      this.#step({ type: 'failed' });
       return this.onIn(octetsMax);
     }
     this.#step({ type: 'moved', octets: octets.length });
@@ -155,7 +155,7 @@ export class Disk {
    */
   #takeData(octets: Buffer): Ack | Took | Nak | Stall {
     if (this.#bot.stage === 'data-out' && this.#task.failure !== null) {
-      this.#fail();
+      this.#step({ type: 'failed' });
       return this.#out(octets);
     }
     const isDiscard = this.#bot.stage === 'discard';
@@ -165,16 +165,8 @@ export class Disk {
     if (count > 0) this.#step({ type: 'moved', octets: count });
     if (count < octets.length) return took(count);
     const isEnd = octets.length % this.#maxPacketOctets !== 0 || octets.length === 0;
-    if (isEnd && octetsLeft(this.#bot) > 0) {
-      this.#task.abort();
-      this.#step({ type: 'cut' });
-    }
+    if (isEnd && octetsLeft(this.#bot) > 0) this.#step({ type: 'cut' });
     return ack;
-  }
-
-  #fail(): void {
-    this.#task.abort();
-    this.#step({ type: 'failed' });
   }
 
   /** Bulk-Only Mass Storage Reset (BOT 3.1): the endpoints stay halted until the host clears them. */
@@ -196,7 +188,6 @@ export class Disk {
 
   /** Forgets the command under way; writes of it that have begun will still end. */
   reset(): void {
-    this.#task.abort();
     this.#task = new DoneTask();
     this.#step({ type: 'reset' });
     this.#wakeBoth();

@@ -5,6 +5,9 @@
  * once host and device agree on that, is asked for data or offered some as the bus moves, and has a
  * result when all data has moved (or the task has failed) and nothing is in flight at the medium.
  * "Not yet" is an answer; the medium's `onProgress` tells when to ask again.
+ *
+ * A task that the host gives up is not asked any more, and that is all: what is in flight runs on,
+ * and nothing new begins but the sync that a WRITE with all its data may still owe.
  */
 import type { Direction } from './bot.ts';
 import type { Medium } from './medium.ts';
@@ -21,8 +24,6 @@ export interface Task {
   write(octets: Buffer): number;
   /** Why the command has failed so far, or null. No more data is moved once it has. */
   readonly failure: Sense | null;
-  /** The host has given up. What is in flight runs on, nothing more is begun. */
-  abort(): void;
 }
 
 /** A task without data, and the base of those with some. */
@@ -45,8 +46,6 @@ export abstract class TaskBase implements Task {
   write(_octets: Buffer): number {
     throw new TypeError('Cannot write to a task: it takes no data');
   }
-
-  abort(): void {}
 }
 
 /** Nothing to do, and done. */

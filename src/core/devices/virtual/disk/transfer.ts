@@ -63,10 +63,6 @@ export class ReadTask extends TaskBase {
     return octets;
   }
 
-  override abort(): void {
-    this.#requested = this.octets;
-  }
-
   #readAhead(): void {
     if (this.#medium.immediate) return;
     while (this.#pieces.length < READS_AHEAD_MAX && this.#requested < this.octets) {
@@ -105,7 +101,6 @@ export class WriteTask extends TaskBase {
   #taken = 0;
   #piece: Buffer | null = null;
   #filled = 0;
-  #isAborted = false;
 
   constructor(medium: Medium, range: BlockRange, options: WriteOptions) {
     super('out', range.blocks * medium.blockOctets);
@@ -128,12 +123,6 @@ export class WriteTask extends TaskBase {
     this.#filled += count;
     if (this.#filled === PIECE_OCTETS || this.#taken === this.octets) this.#flush(this.#piece);
     return count;
-  }
-
-  override abort(): void {
-    this.#isAborted = true;
-    if (this.#piece !== null) this.#medium.recycle(this.#piece);
-    this.#piece = null;
   }
 
   #writeThrough(octets: Buffer): number {
@@ -170,7 +159,7 @@ export class WriteTask extends TaskBase {
   }
 
   #finish(): void {
-    if (!this.#sync || this.failure !== null || this.#isAborted) return;
+    if (!this.#sync || this.failure !== null) return;
     syncMedium(this.#medium, (failure) => {
       this.failure = failure;
     });

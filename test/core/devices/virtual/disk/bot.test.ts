@@ -61,6 +61,24 @@ const CASES: readonly Case[] = [
     stalled: [BULK_IN],
   },
   {
+    name: '4 Hi > Dn, the largest fill',
+    cdb: TEST_UNIT_READY,
+    in: SLACK_OCTETS_MAX,
+    status: 0,
+    residue: SLACK_OCTETS_MAX,
+    moved: SLACK_OCTETS_MAX,
+    stalled: [],
+  },
+  {
+    name: '4 Hi > Dn, the smallest stall',
+    cdb: TEST_UNIT_READY,
+    in: SLACK_OCTETS_MAX + 1,
+    status: 0,
+    residue: SLACK_OCTETS_MAX + 1,
+    moved: 0,
+    stalled: [BULK_IN],
+  },
+  {
     name: '5 Hi > Di',
     cdb: INQUIRY,
     in: 255,
@@ -380,6 +398,15 @@ describe('disk: Bulk-Only Transport', () => {
       const first = host.readStatus();
       await host.write(host.cbw(TEST_UNIT_READY, 0, false));
       assert.equal((await first).status, 0);
+    });
+
+    it('serves a command that waited for the status of the one before', async () => {
+      const host = hostOf();
+      await host.write(host.cbw(TEST_UNIT_READY, 0, false));
+      const second = host.write(host.cbw(TEST_UNIT_READY, 0, false));
+      assert.equal((await host.read(13)).data.readUInt32LE(4), 1);
+      await second;
+      assert.equal((await host.readStatus()).status, 0);
     });
 
     it('a status read of less than 13 octets babbles', async () => {

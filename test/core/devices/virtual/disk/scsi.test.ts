@@ -447,6 +447,12 @@ describe('disk: SCSI', () => {
       assert.equal(await host.failure(cdb10(0x28, BLOCKS + 1, 0)), OUT_OF_RANGE);
     });
 
+    it('(6) has no use for the bits that were once the unit number', async () => {
+      const host = hostOf();
+      await host.pass([0x0a, 0xe0, 0, 1, 1, 0], { out: pattern(512) });
+      assert((await host.pass([0x08, 0, 0, 1, 1, 0], { in: 512 })).equals(pattern(512)));
+    });
+
     it('addresses that overflow', async () => {
       const host = hostOf();
       for (const block of [2n ** 32n, 2n ** 53n - 1n, 2n ** 53n + 1n, 2n ** 63n, 2n ** 64n - 1n]) {
@@ -556,6 +562,19 @@ describe('disk: SCSI', () => {
       expected.fill(0, 2047 * 512);
       assert((await host.pass(cdb10(0x28, 0, 2048), { in: MEGABYTE })).equals(expected));
       assert.equal(memory.allocatedOctets, MEGABYTE - 4 * PAGE_OCTETS);
+    });
+
+    it('a range of more pages than are in use spares those outside of it', async () => {
+      const memory = new MemoryBacking(TIB);
+      const host = hostOf(memory);
+      for (const block of [0, 1000, 1_000_000]) {
+        await host.pass(cdb10(0x2a, block, 8), { out: pattern(4096) });
+      }
+      const list = unmapList([500n, 500_000]);
+      await host.pass(unmap(list), { out: list });
+      assert.equal(memory.allocatedOctets, 2 * PAGE_OCTETS);
+      const data = await host.pass(cdb10(0x28, 1_000_000, 8), { in: 4096 });
+      assert(data.equals(pattern(4096)));
     });
 
     it('an empty list does nothing', async () => {

@@ -1,0 +1,229 @@
+import { strict as assert } from 'node:assert';
+import { UserError } from '../../src/core/errors.ts';
+import { type Claim, Registry } from '../../src/core/registry.ts';
+import { FakeClock } from '../examples/rig.ts';
+import { ManualDevice, NotingClient, read } from './manual-device.ts';
+
+const options = { clock: new FakeClock() };
+
+function claimed(registry: Registry, busId: string, client = new NotingClient()): Claim {
+  const claim = registry.claim(busId, 'peer', client, options);
+  assert(typeof claim !== 'string', `refused: ${claim}`);
+  return claim;
+}
+
+/** A promise and the call that resolves it. */
+function gate(): { readonly passed: Promise<void>; readonly open: () => void } {
+  let open = (): void => {};
+  const passed = new Promise<void>((resolve) => {
+    open = resolve;
+  });
+  return { passed, open };
+}
+
+describe('Registry', () => {
+  it('gives the first free bus id, and device numbers from 2', () => {
+    const registry = new Registry();
+    registry.add(new ManualDevice(), 'a', '1-2');
+    const added = [1, 2, 3].map(() => registry.add(new ManualDevice(), 'b'));
+    assert.deepEqual(
+      added.map(({ busId, bus, deviceNumber }) => [busId, bus, deviceNumber]),
+      [
+        ['1-1', 1, 3],
+        ['1-3', 1, 4],
+        ['1-4', 1, 5],
+      ],
+    );
+    const other = registry.add(new ManualDevice(), 'c', '7-1.4');
+    assert.deepEqual([other.bus, other.deviceNumber], [7, 2]);
+    assert.equal(registry.list().length, 5);
+    assert.equal(registry.get('7-1.4'), other);
+  });
+
+  it('uses a device number again when its device has gone', async () => {
+    const registry = new Registry();
+    registry.add(new ManualDevice(), 'a');
+    registry.add(new ManualDevice(), 'b');
+    await registry.remove('1-1');
+    assert.equal(registry.add(new ManualDevice(), 'c').deviceNumber, 2);
+  });
+
+  for (const busId of [
+    '',
+    '1',
+    '1-',
+    '-1',
+    '1-1.',
+    '1-1.2.3.4.5.6.7',
+    '1000-1',
+    'a-1',
+    '1-1\n',
+    ' 1-1',
+    '1-1/..',
+  ]) {
+    it(`refuses the bus id ${JSON.stringify(busId)}`, () => {
+      const registry = new Registry();
+      assert.throws(() => registry.add(new ManualDevice(), 'a', busId), UserError);
+      assert.deepEqual(registry.list(), []);
+    });
+  }
+
+  it('refuses a bus id that is taken', () => {
+    const registry = new Registry();
+    registry.add(new ManualDevice(), 'a', '3-1');
+    assert.throws(() => registry.add(new ManualDevice(), 'b', '3-1'), UserError);
+    assert.throws(() => registry.checkBusId('3-1', 'b'), UserError);
+  });
+
+  it('a device is one client’s at a time', async () => {
+    const registry = new Registry();
+    registry.add(new ManualDevice(), 'a');
+    const first = claimed(registry, '1-1');
+    assert.equal(registry.get('1-1')?.holder?.peer, 'peer');
+    assert.equal(registry.claim('1-1', 'other', new NotingClient(), options), 'busy');
+    assert.equal(registry.claim('1-2', 'other', new NotingClient(), options), 'unknown');
+    await first.release();
+    assert.equal(registry.get('1-1')?.holder, null);
+    await claimed(registry, '1-1').release();
+  });
+
+  it('a release that comes late does not take the device from the next client', async () => {
+    const registry = new Registry();
+    registry.add(new ManualDevice(), 'a');
+    const first = claimed(registry, '1-1');
+    await first.release();
+    const second = claimed(registry, '1-1');
+    await first.release();
+    assert.equal(registry.get('1-1')?.holder?.session, second.session);
+  });
+
+  it('is busy until the device is closed', async () => {
+    const registry = new Registry();
+    const device = new ManualDevice();
+    const { passed, open } = gate();
+    device.closing = passed;
+    registry.add(device, 'a');
+    const released = claimed(registry, '1-1').release();
+    assert.equal(registry.claim('1-1', 'other', new NotingClient(), options), 'busy');
+    open();
+    await released;
+    claimed(registry, '1-1');
+  });
+
+  it('a device that cannot be opened stays free', () => {
+    const registry = new Registry();
+    const device = new ManualDevice();
+    device.open = () => {
+      throw new Error('in use');
+    };
+    registry.add(device, 'a');
+    assert.throws(() => claimed(registry, '1-1'), { message: 'in use' });
+    assert.equal(registry.get('1-1')?.holder, null);
+  });
+
+  it('a device that fails to close is free all the same', async () => {
+    const registry = new Registry();
+    const device = new ManualDevice();
+    registry.add(device, 'a');
+    const claim = claimed(registry, '1-1');
+    const close = device.close.bind(device);
+    device.close = async () => {
+      await close();
+      throw new Error('the cable was pulled');
+    };
+    await assert.rejects(claim.release(), { message: 'the cable was pulled' });
+    assert.equal(registry.get('1-1')?.holder, null);
+    device.close = close;
+    await claimed(registry, '1-1').release();
+  });
+
+  describe('remove', () => {
+    it('gives back URBs, tells the client, closes, disposes, in this order', async () => {
+      const registry = new Registry();
+      const device = new ManualDevice();
+      const client = new NotingClient();
+      registry.add(device, 'a');
+      claimed(registry, '1-1', client).session.submit(read(1));
+      await registry.remove('1-1');
+      assert.deepEqual(client.take(), ['1 shutdown 0', 'removed']);
+      assert.deepEqual(device.take(), [
+        'open',
+        'submit 1',
+        'unlink 1',
+        'close',
+        'closed',
+        'dispose',
+      ]);
+      assert.equal(registry.get('1-1'), undefined);
+      assert.equal(registry.claim('1-1', 'late', client, options), 'unknown');
+    });
+
+    it('of what is not exported is the user’s mistake', async () => {
+      await assert.rejects(new Registry().remove('1-1'), UserError);
+    });
+
+    it('while the client’s release is under way: disposes when the device is closed', async () => {
+      const registry = new Registry();
+      const device = new ManualDevice();
+      const { passed, open } = gate();
+      device.closing = passed;
+      registry.add(device, 'a');
+      const released = claimed(registry, '1-1').release();
+      const removed = registry.remove('1-1');
+      setImmediate(open);
+      await Promise.all([released, removed]);
+      assert.deepEqual(device.take(), ['open', 'close', 'closed', 'dispose']);
+    });
+
+    it('while it is under way, the client’s release waits for it', async () => {
+      const registry = new Registry();
+      const device = new ManualDevice();
+      const { passed, open } = gate();
+      device.closing = passed;
+      registry.add(device, 'a');
+      const claim = claimed(registry, '1-1');
+      const removed = registry.remove('1-1');
+      const released = claim.release().then(() => device.log.includes('closed'));
+      setImmediate(open);
+      await removed;
+      assert.equal(await released, true);
+      assert.deepEqual(device.take(), ['open', 'close', 'closed', 'dispose']);
+    });
+
+    it('the bus id can be used again at once', async () => {
+      const registry = new Registry();
+      const device = new ManualDevice();
+      const { passed, open } = gate();
+      device.closing = passed;
+      registry.add(device, 'a');
+      claimed(registry, '1-1');
+      const removed = registry.remove('1-1');
+      const next = registry.add(new ManualDevice(), 'b', '1-1');
+      claimed(registry, '1-1');
+      open();
+      await removed;
+      assert.equal(registry.get('1-1'), next);
+      assert.notEqual(next.holder, null);
+    });
+  });
+
+  it('tells of each change', async () => {
+    const registry = new Registry();
+    const events: string[] = [];
+    for (const name of ['added', 'removed', 'claimed', 'released'] as const) {
+      registry.on(name, (one) => events.push(`${name} ${one.busId}`));
+    }
+    registry.add(new ManualDevice(), 'a');
+    await claimed(registry, '1-1').release();
+    claimed(registry, '1-1');
+    await registry.remove('1-1');
+    assert.deepEqual(events, [
+      'added 1-1',
+      'claimed 1-1',
+      'released 1-1',
+      'claimed 1-1',
+      'released 1-1',
+      'removed 1-1',
+    ]);
+  });
+});
