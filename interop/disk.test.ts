@@ -6,28 +6,12 @@ import { strict as assert } from 'node:assert';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { type Gateway, startGateway } from './lab/gateway.ts';
+import { blockDevice, DISK_MODULES } from './lab/block-device.ts';
+import { startGateway } from './lab/gateway.ts';
 import type { Guest } from './lab/guest.ts';
 import { hostCommand } from './lab/host-command.ts';
 import { sharedGuest } from './lab/shared-guest.ts';
-import { type AttachedDevice, attach, detach, detachAll, list, loadVhci } from './lab/usbip.ts';
-
-const MODULES = 'modprobe -a usb-storage sd_mod ext4';
-
-/** Waits for the block device of an attached disk; prints its name, such as sda. */
-function blockDevice(guest: Guest, { sysfs }: AttachedDevice): Promise<string> {
-  return guest
-    .succeed(
-      `for try in $(seq 200); do
-         for disk in $(find ${sysfs}/ -path '*/block/*' -name 'sd*' -maxdepth 8); do
-           [ "$(cat $disk/size)" != 0 ] && [ -b /dev/\${disk##*/} ] && echo \${disk##*/} && exit 0
-         done
-         sleep 0.1
-       done
-       echo "no block device under ${sysfs}" >&2; exit 1`,
-    )
-    .then((name) => name.trim());
-}
+import { attach, detach, detachAll, list, loadVhci } from './lab/usbip.ts';
 
 describe('disk, attached with the stock usbip client', function () {
   this.timeout(300_000);
@@ -37,7 +21,7 @@ describe('disk, attached with the stock usbip client', function () {
   before(async () => {
     guest = await sharedGuest();
     await loadVhci(guest);
-    await guest.succeed(MODULES);
+    await guest.succeed(DISK_MODULES);
     folder = mkdtempSync(join(tmpdir(), 'urbgate-disk-'));
   });
 
@@ -97,7 +81,7 @@ describe('disk, attached with the stock usbip client', function () {
     const image = join(folder, 'readonly.img');
     await hostCommand('truncate', ['-s', '8M', image]);
     await hostCommand('mkfs.ext4', ['-q', image]);
-    const gateway: Gateway = await startGateway({
+    const gateway = await startGateway({
       exports: [`virtual:disk,file=${image},readonly`],
     });
     try {

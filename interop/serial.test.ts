@@ -36,20 +36,26 @@ async function ttyOf(guest: Guest, { sysfs }: AttachedDevice): Promise<string> {
 /**
  * Opens the tty in raw mode as descriptor 3, runs the script and closes it. `exchange NAME` sends
  * /run/NAME and takes as many octets; they must be the same.
+ *
+ * All of it is in a child of the shell: the shell leads a session, and a tty that it opened would
+ * become its terminal, with signals for whoever reads in the background.
  */
 function withTty(tty: string, script: string): string {
   return `exchange() {
   octets=$(stat -c %s /run/$1)
-  timeout 150 head -c $octets <&3 > /run/$1.back &
-  timeout 150 cat /run/$1 >&3
+  timeout --foreground 150 head -c $octets <&3 > /run/$1.back &
+  timeout --foreground 150 cat /run/$1 >&3
   wait $!
   cmp /run/$1 /run/$1.back && return
   echo "$(stat -c %s /run/$1.back) of $octets octets are back" >&2
   exit 1
 }
+(
 exec 3<>${tty} || exit 1
 stty raw -echo <&3
-${script}`;
+${script}
+)
+exit $?`;
 }
 
 /** A server on the host's loopback that sends back what it gets. */

@@ -15,6 +15,7 @@ export const GUEST_PACKAGES: readonly string[] = [
   'cpio',
   'e2fsprogs',
   'gcc',
+  'iproute2',
   'kmod',
   'libc6-dev',
   'qemu-system-x86',

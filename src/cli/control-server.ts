@@ -5,21 +5,18 @@
  * - `start` removes whatever is at the path, a running gateway's socket too: we ask there first.
  * - An error of `listen` is an event; `start` then never settles.
  * - The socket's mode is the umask's.
- * - What a client sends is not bounded: see `boundConnection`.
+ * - What a client sends is not checked: see control-guard.ts.
  */
 import type { Socket } from 'node:net';
 import { Server } from 'net-ipc';
 import { UserError } from '../core/errors.ts';
 import { callGateway, NobodyListens } from './control-client.ts';
+import { guard } from './control-guard.ts';
 import { type ControlPath, prepareControlPath } from './control-path.ts';
 import { answer, type Controlled } from './control-protocol.ts';
 import type { Log } from './log.ts';
 
-/** A request holds a spec, whose characters may take six octets each. */
-const REQUEST_OCTETS_MAX = 64 * 1024;
 const CONNECTIONS_MAX = 16;
-/** A connection serves one command; exports may have to wait for hardware. */
-const CONNECTION_MILLISECONDS_MAX = 60_000;
 /** A gateway that does not say its process id by then is taken for one that hangs. */
 const PROBE_MILLISECONDS = 2_000;
 
@@ -54,7 +51,7 @@ export async function serveControl(
   listener.on('connection', (socket: Socket) => {
     sockets.add(socket);
     socket.once('close', () => sockets.delete(socket));
-    boundConnection(socket, log);
+    guard(socket, (why) => log.debug(`Control connection closed: ${why}`));
   });
   return {
     close: () => {
@@ -95,25 +92,4 @@ async function start(server: Server, path: string): Promise<void> {
   } finally {
     process.umask(umask);
   }
-}
-
-/**
- * Keeps what a client does wrong to its own connection. net-ipc asks the socket for as many octets
- * as a message is said to have; it sets the encodings that a client asks for on the socket; and
- * after an error, which it emits on the socket, it goes on and fails where nobody catches it.
- */
-function boundConnection(socket: Socket, log: Log): void {
-  const read = socket.read.bind(socket);
-  socket.read = (octets?: number) => {
-    if (octets !== undefined && octets > REQUEST_OCTETS_MAX) socket.destroy();
-    return socket.destroyed ? null : read(octets);
-  };
-  for (const encoding of ['zlib', 'msgpack']) Object.defineProperty(socket, encoding, {});
-  socket.removeAllListeners('error');
-  socket.on('error', (error) => {
-    log.debug(`Control connection failed: ${error.message}`);
-    socket.destroy();
-  });
-  const timer = setTimeout(() => socket.destroy(), CONNECTION_MILLISECONDS_MAX);
-  socket.once('close', () => clearTimeout(timer));
 }

@@ -5,7 +5,7 @@
 import type { Speed, UsbDevice } from '../core/device.ts';
 import { parseExportSpec } from '../core/export-spec.ts';
 import { type Export, type Holder, Registry } from '../core/registry.ts';
-import type { DeviceSession } from '../core/session.ts';
+import { type DeviceSession, timedRecovery } from '../core/session.ts';
 import { formatAddress, type ListenAddress, UsbipServer } from '../usbip/server.ts';
 import type { Log } from './log.ts';
 import { openDevice } from './schemes.ts';
@@ -51,10 +51,12 @@ export class Gateway {
   /** Kept from claim to release: the export has forgotten its holder when it says 'released'. */
   readonly #holders = new WeakMap<Export, Holder>();
 
-  constructor(log: Log) {
+  /** `stallHoldMilliseconds`: see `timedRecovery`. */
+  constructor(log: Log, stallHoldMilliseconds?: number) {
     this.#log = log;
     this.#server = new UsbipServer({
       registry: this.#registry,
+      session: { recovery: timedRecovery(stallHoldMilliseconds) },
       // Who attached and released what is said below, with more to it.
       log: { info: (message) => log.debug(message), warn: (message) => log.warn(message) },
     });

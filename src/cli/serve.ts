@@ -7,6 +7,7 @@
  */
 import { constants } from 'node:os';
 import { Command } from 'commander';
+import { UserError } from '../core/errors.ts';
 import { type ExportSpec, parseExportSpec } from '../core/export-spec.ts';
 import { formatAddress, type ListenAddress } from '../usbip/server.ts';
 import { isLoopback, parseAddress } from './addresses.ts';
@@ -25,6 +26,7 @@ interface ServeOptions {
   readonly listen?: readonly string[];
   readonly export?: readonly string[];
   readonly verbose?: true;
+  readonly stallHold?: number;
   readonly control?: string;
   readonly demo?: true;
 }
@@ -39,6 +41,12 @@ export function serveCommand(): Command {
       collect,
     )
     .option('--export <spec>', 'a device to export, see below; repeatable', collect)
+    .option(
+      '--stall-hold <milliseconds>',
+      'after an error, how long an endpoint waits at most for the client to unlink what it has ' +
+        'queued behind; 0 for not at all (default: 1000)',
+      parseStallHold,
+    )
     .option('--verbose', 'log what debugging needs')
     .addOption(controlOption(true))
     .option('--demo', 'export one device of each kind and say how to attach them')
@@ -61,7 +69,7 @@ async function serve(options: ServeOptions): Promise<void> {
   );
   const control = controlPath(options.control);
   const log = createLog(options.verbose ?? false);
-  const gateway = new Gateway(log);
+  const gateway = new Gateway(log, options.stallHold);
   let controlServer: ControlServer | undefined;
   const close = async () => {
     controlServer?.close();
@@ -78,6 +86,17 @@ async function serve(options: ServeOptions): Promise<void> {
     await close();
     throw error;
   }
+}
+
+/** A minute is far beyond any driver's patience. */
+const STALL_HOLD_MILLISECONDS_MAX = 60_000;
+
+function parseStallHold(text: string): number {
+  const milliseconds = Number(text);
+  if (/^\d+$/.test(text) && milliseconds <= STALL_HOLD_MILLISECONDS_MAX) return milliseconds;
+  throw new UserError(
+    `Cannot hold stalled endpoints for "${text}" milliseconds: wanted 0 to ${STALL_HOLD_MILLISECONDS_MAX}`,
+  );
 }
 
 async function exportAll(gateway: Gateway, specs: readonly ExportSpec[]): Promise<ExportStatus[]> {

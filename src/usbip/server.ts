@@ -175,7 +175,9 @@ class Client {
     this.#socket.pause();
     this.#released ??= this.#connection.close();
     this.#flush();
-    const gone = new Promise<void>((resolve) => this.#socket.once('close', () => resolve()));
+    // It may be closed already, and only its device not released yet.
+    const gone =
+      this.#socket.closed || new Promise((resolve) => this.#socket.once('close', resolve));
     const impatience = setTimeout(() => this.#socket.destroy(), GOODBYE_MILLISECONDS);
     this.#socket.resume(); // to see the client's own end
     await Promise.all([gone, this.#released]);

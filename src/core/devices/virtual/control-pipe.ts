@@ -35,7 +35,8 @@ import {
   qualifierDescriptor,
   StringTable,
 } from './descriptors.ts';
-import type { EndpointPair, EndpointRun } from './virtual-device.ts';
+import type { EndpointRun } from './packets.ts';
+import type { EndpointPair } from './virtual-device.ts';
 
 /** What the control pipe may do to the rest of the device. */
 export interface EndpointControl<S> {

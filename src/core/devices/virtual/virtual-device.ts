@@ -5,31 +5,19 @@
  * endpoint's handler until the URB ends or the handler says `nak`; `bus.wake` asks again. Handlers
  * never nest: a wake from inside a handler is noted and worked off when that handler has returned.
  *
- * Endpoint 0 is served by `ControlPipe`; what isochronous packets do stands in isochronous.ts.
+ * Endpoint 0 is served by `ControlPipe`; what packets do to transfers stands in packets.ts and
+ * isochronous.ts.
  */
 import { strict as assert } from 'node:assert';
 import { type Clock, systemClock } from '../../clock.ts';
 import type { DeviceHost, DeviceInfo, EndpointInfo, UsbDevice } from '../../device.ts';
 import type { Urb, UrbStatus } from '../../urb.ts';
 import { ControlPipe } from './control-pipe.ts';
-import type { DeviceDefinition, EndpointDefinition, InHandler, OutHandler } from './definition.ts';
-import { failPackets, movePackets, type Pace, schedule } from './isochronous.ts';
+import type { DeviceDefinition, EndpointDefinition } from './definition.ts';
+import { failPackets, movePackets, schedule } from './isochronous.ts';
+import { type EndpointRun, moveData, type Progress } from './packets.ts';
 
 const NO_OCTETS = Buffer.alloc(0);
-
-/** An endpoint of the active configuration, and the URB it is working on. */
-export interface EndpointRun<S> {
-  readonly info: EndpointInfo;
-  readonly definition: EndpointDefinition<S>;
-  halted: boolean;
-  urb: Urb | null;
-  /** Octets of `urb` that handlers have moved so far. */
-  moved: number;
-  /** IN data moved so far, when it came in more than one piece. */
-  parts: Uint8Array[];
-  readonly pace: Pace;
-  cancelTimer: (() => void) | null;
-}
 
 /** 0..31: IN endpoints from 16 on. */
 export function slotOf(address: number): number {
@@ -117,8 +105,16 @@ export class VirtualDevice<S> implements UsbDevice {
     }
     const run = this.#endpoints[slotOf(urb.endpoint.address)];
     if (run?.urb !== urb) return; // it has completed, or is about to
-    if (run.moved > 0) this.definition.onUnlink?.(this.state, run.info.address);
+    if (run.moved > 0) this.#tellUnlink(run.info.address);
     this.#finish(run, 'unlinked');
+  }
+
+  #tellUnlink(address: number): void {
+    try {
+      this.definition.onUnlink?.(this.state, address);
+    } catch (error) {
+      this.#onFault(error);
+    }
   }
 
   reset(): void {
@@ -159,72 +155,15 @@ export class VirtualDevice<S> implements UsbDevice {
       return;
     }
     const run = this.#endpoints[slot];
-    if (run === undefined || run.urb === null || run.urb.packets !== null) return;
-    if (run.halted) {
-      this.#finish(run, 'stall');
-      return;
-    }
+    if (run === undefined) return;
+    let progress: Progress;
     try {
-      if ('onIn' in run.definition) this.#serveIn(run, run.urb, run.definition.onIn);
-      else if ('onOut' in run.definition) this.#serveOut(run, run.urb, run.definition.onOut);
+      progress = moveData(run, this.state);
     } catch (error) {
       this.#onFault(error);
-      if (run.urb !== null) this.#finish(run, 'protocol-error');
+      progress = run.urb === null ? null : 'protocol-error';
     }
-  }
-
-  #serveIn(run: EndpointRun<S>, urb: Urb, onIn: InHandler<S>): void {
-    for (;;) {
-      const octetsMax = urb.octets - run.moved;
-      const answer = onIn(this.state, octetsMax);
-      if (!(answer instanceof Uint8Array)) {
-        if (answer.answer === 'nak') return;
-        this.#finish(run, answer.answer === 'stall' ? this.#markHalted(run) : answer.status);
-        return;
-      }
-      if (answer.length > octetsMax) {
-        this.#take(run, answer.subarray(0, octetsMax));
-        this.#finish(run, 'babble');
-        return;
-      }
-      this.#take(run, answer);
-      const short = answer.length === 0 || answer.length % run.info.maxPacketOctets !== 0;
-      if (run.moved === urb.octets) this.#finish(run, 'ok');
-      else if (short) this.#finish(run, urb.shortNotOk ? 'short' : 'ok');
-      else continue;
-      return;
-    }
-  }
-
-  #serveOut(run: EndpointRun<S>, urb: Urb, onOut: OutHandler<S>): void {
-    const wantsZeroPacket =
-      urb.zeroPacket && urb.octets > 0 && urb.octets % run.info.maxPacketOctets === 0;
-    for (;;) {
-      const rest = run.moved === 0 ? urb.dataOut : urb.dataOut.subarray(run.moved);
-      const answer = onOut(this.state, rest);
-      switch (answer.answer) {
-        case 'nak':
-          return;
-        case 'stall':
-          this.#finish(run, this.#markHalted(run));
-          return;
-        case 'fail':
-          this.#finish(run, answer.status);
-          return;
-        case 'took':
-          assert(answer.octets > 0 && answer.octets <= rest.length);
-          run.moved += answer.octets;
-          break;
-        case 'ack':
-          run.moved = urb.octets;
-          break;
-      }
-      if (run.moved < urb.octets) continue;
-      // The zero packet is offered once, as no octets, when all data is taken.
-      if (wantsZeroPacket && rest.length > 0) continue;
-      this.#finish(run, 'ok');
-      return;
-    }
+    if (progress !== null) this.#finish(run, progress);
   }
 
   #serveControl(): void {
@@ -272,17 +211,6 @@ export class VirtualDevice<S> implements UsbDevice {
       failPackets(urb);
     }
     this.#host?.completed(urb);
-  }
-
-  #take(run: EndpointRun<S>, octets: Uint8Array): void {
-    if (octets.length === 0) return;
-    run.parts.push(octets);
-    run.moved += octets.length;
-  }
-
-  #markHalted(run: EndpointRun<S>): 'stall' {
-    run.halted = true;
-    return 'stall';
   }
 
   #halt(slot: number): void {

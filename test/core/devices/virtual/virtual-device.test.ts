@@ -587,6 +587,40 @@ describe('VirtualDevice', () => {
       assert.equal(rig.state.take().at(-1), 'dispose');
     });
 
+    it('a handler may unplug its device: the transfer at hand comes back as it was', () => {
+      const clock = new FakeClock();
+      const device = new VirtualDevice(scriptedDevice(), {
+        clock,
+        onFault: (error) => assert.fail(String(error)),
+      });
+      const ended: Urb[] = [];
+      const at: Urb[] = [];
+      device.open({
+        completed: (urb) => ended.push(urb),
+        removed: () => {
+          for (const urb of at) device.unlink(urb);
+        },
+      });
+      const setup = { requestType: 0, request: 9, value: 1, index: 0, length: 0 };
+      const find = (address: number) => device.endpoint(address) ?? assert.fail();
+      device.submit(Urb.control(1, find(0), setup));
+      at.push(Urb.read(2, find(BULK_IN), 100), Urb.write(3, find(BULK_OUT), Buffer.from('x')));
+      device.state.answer(BULK_OUT, nak);
+      for (const urb of at) device.submit(urb);
+      for (const address of [BULK_IN, BULK_OUT]) {
+        device.state.inside.set(address, () => device.unplug());
+        device.state.wakeWith(address, ...(address === BULK_IN ? [Buffer.from('late')] : []));
+      }
+      assert.deepEqual(
+        ended.map((urb) => [urb.id, urb.status, urb.actualOctets]),
+        [
+          [1, 'ok', 0],
+          [2, 'unlinked', 0],
+          [3, 'unlinked', 0],
+        ],
+      );
+    });
+
     it('a second host is refused while it is open', async () => {
       const rig = await configured();
       assert.throws(() => rig.open(), { code: 'ERR_ASSERTION' });

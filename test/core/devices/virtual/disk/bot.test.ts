@@ -12,7 +12,7 @@ import {
 } from '../../../../../src/core/devices/virtual/disk/bot.ts';
 import { BULK_IN, BULK_OUT } from '../../../../../src/core/devices/virtual/disk/disk.ts';
 import { defineDisk } from '../../../../../src/core/devices/virtual/disk/kind.ts';
-import { cdb10, type Host, hostOf, IDENTITY, pattern } from './host.ts';
+import { assertOctets, assertZeros, cdb10, type Host, hostOf, IDENTITY, pattern } from './host.ts';
 
 const TEST_UNIT_READY = [0, 0, 0, 0, 0, 0];
 const INQUIRY = [0x12, 0, 0, 0, 36, 0];
@@ -228,17 +228,18 @@ async function run(one: Case, speed: 'high' | 'super'): Promise<void> {
   if (one.residue !== undefined) assert.equal(result.residue, one.residue);
   assert.equal(one.in === undefined ? result.sent : result.data.length, one.moved);
   assert.deepEqual(result.stalled, one.stalled);
-  assert(result.data.subarray(one.relevant ?? 0).every((octet) => octet === 0));
+  assertZeros(result.data.subarray(one.relevant ?? 0));
   if (one.cdb[0] === 0x28 && one.relevant !== undefined) {
-    assert(
-      result.data.subarray(0, one.relevant).equals(before.subarray(OFFSET, OFFSET + one.relevant)),
+    assertOctets(
+      result.data.subarray(0, one.relevant),
+      before.subarray(OFFSET, OFFSET + one.relevant),
     );
   }
   const expected = Buffer.from(before);
   out?.copy(expected, OFFSET, 0, one.written ?? 0);
   const after = Buffer.alloc(1 << 20);
   memory.read(0, after, () => {});
-  assert(after.equals(expected), 'the disk holds what was written, and nothing else has changed');
+  assertOctets(after, expected, 'the disk holds what was written, and nothing else has changed');
   // The next command finds host and device in step.
   if (one.status === 2) host.resetRecovery();
   assert.equal((await host.pass(INQUIRY, { in: 36 })).length, 36);
@@ -353,7 +354,7 @@ describe('disk: Bulk-Only Transport', () => {
       for (let left = written.length; left > 0; left -= 7 * 512) {
         parts.push((await host.read(Math.min(left, 7 * 512))).data);
       }
-      assert(Buffer.concat(parts).equals(written));
+      assertOctets(Buffer.concat(parts), written);
       assert.equal((await host.readStatus()).status, 0);
     });
 

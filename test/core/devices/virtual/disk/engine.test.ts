@@ -14,7 +14,7 @@ import { openImage } from '../../../../../src/core/devices/virtual/disk/file-bac
 import { defineDisk } from '../../../../../src/core/devices/virtual/disk/kind.ts';
 import { VirtualDevice } from '../../../../../src/core/devices/virtual/virtual-device.ts';
 import { Urb } from '../../../../../src/core/urb.ts';
-import { cdb10, IDENTITY, pattern } from './host.ts';
+import { assertOctets, assertZeros, cdb10, IDENTITY, pattern } from './host.ts';
 
 const SET_CONFIGURATION = { requestType: 0x00, request: 9, value: 1, index: 0, length: 0 };
 const clearHalt = (address: number) => ({
@@ -123,10 +123,10 @@ describe('disk: under the engine', () => {
     await client.submit(client.cbw(cdb10(0x2a, 0, MEGABYTES / 512), MEGABYTES, false));
     assert.equal((await client.submit(client.writeUrb(octets))).actualOctets, MEGABYTES);
     assert.equal(await written, 0);
-    assert(fs.readFileSync(file).equals(octets));
+    assertOctets(fs.readFileSync(file), octets);
     await client.submit(client.cbw(cdb10(0x28, 0, MEGABYTES / 512), MEGABYTES, true));
     const read = await client.submit(client.readUrb(MEGABYTES));
-    assert(Buffer.from(read.dataIn).equals(octets));
+    assertOctets(Buffer.from(read.dataIn), octets);
     assert.equal(await client.status(), 0);
     await client.device.close();
     await client.device.dispose();
@@ -185,8 +185,8 @@ describe('disk: under the engine', () => {
     assert.equal((await taken).status, 'unlinked');
     await client.device.close();
     const after = fs.readFileSync(file);
-    assert(after.subarray(0, 256 << 10).equals(octets.subarray(0, 256 << 10)));
-    assert(after.subarray(256 << 10).every((octet) => octet === 0));
+    assertOctets(after.subarray(0, 256 << 10), octets.subarray(0, 256 << 10));
+    assertZeros(after.subarray(256 << 10));
     await client.open();
     await client.submit(client.cbw([0, 0, 0, 0, 0, 0], 0, false));
     assert.equal(await client.status(), 0);

@@ -113,7 +113,7 @@ export class Host {
         if (answer.answer === 'took') {
           assert(answer.octets !== undefined && answer.octets > 0);
           moved += answer.octets;
-          assert(moved < octets.length);
+          assert.ok(moved < octets.length, 'took is less than all');
           continue;
         }
         assert.equal(answer.answer, 'ack');
@@ -298,4 +298,20 @@ export function pattern(octets: number, seed = 1): Buffer {
     buffer[at] = value >> 16;
   }
   return buffer;
+}
+
+/**
+ * Compares without printing a megabyte. (And with a message of its own: without one, a failed
+ * `assert(...)` in Node 20 reads its own source, and may never end when that came through tsx.)
+ */
+export function assertOctets(actual: Uint8Array, expected: Uint8Array, why = 'octets'): void {
+  assert.equal(actual.length, expected.length, `${why}: ${actual.length} octets`);
+  if (Buffer.compare(actual, expected) === 0) return;
+  const at = actual.findIndex((octet, i) => octet !== expected[i]);
+  assert.equal(at, -1, `${why}: they differ from ${at} on`);
+}
+
+export function assertZeros(octets: Uint8Array): void {
+  const at = octets.findIndex((octet) => octet !== 0);
+  assert.equal(at, -1, `octet ${at} is not zero`);
 }

@@ -9,7 +9,7 @@ import {
   UNMAP_DESCRIPTORS_MAX,
 } from '../../../../../src/core/devices/virtual/disk/scsi-provisioning.ts';
 import { ScriptedBacking } from './backings.ts';
-import { cdb10, cdb16, type Host, hostOf, pattern } from './host.ts';
+import { assertOctets, assertZeros, cdb10, cdb16, type Host, hostOf, pattern } from './host.ts';
 
 const TIB = 2 ** 40;
 const INVALID_OPCODE = '05/20/00';
@@ -413,10 +413,8 @@ describe('disk: SCSI', () => {
         const host = hostOf(memory);
         const data = pattern(3 * 512);
         await host.pass(cdb(write, BLOCKS - 3, 3), { out: data });
-        assert((await host.pass(cdb(read, BLOCKS - 3, 3), { in: 3 * 512 })).equals(data));
-        assert(
-          (await host.pass(cdb(read, 0, 100), { in: 100 * 512 })).every((octet) => octet === 0),
-        );
+        assertOctets(await host.pass(cdb(read, BLOCKS - 3, 3), { in: 3 * 512 }), data);
+        assertZeros(await host.pass(cdb(read, 0, 100), { in: 100 * 512 }));
       });
 
       it(`${name} beyond the end`, async () => {
@@ -428,14 +426,14 @@ describe('disk: SCSI', () => {
           OUT_OF_RANGE,
         );
         const last = await host.pass(cdb(read, BLOCKS - 1, 1), { in: 512 });
-        assert(last.every((octet) => octet === 0));
+        assertZeros(last);
       });
     }
 
     it('0 blocks are 256 in (6), and none in the others', async () => {
       const host = hostOf();
       await host.pass(short(0x0a, 0, 0), { out: pattern(256 * 512) });
-      assert((await host.pass(short(0x08, 0, 0), { in: 256 * 512 })).equals(pattern(256 * 512)));
+      assertOctets(await host.pass(short(0x08, 0, 0), { in: 256 * 512 }), pattern(256 * 512));
       for (const cdb of [
         cdb10(0x28, 0, 0),
         cdb12(0xa8, 0, 0),
@@ -450,7 +448,7 @@ describe('disk: SCSI', () => {
     it('(6) has no use for the bits that were once the unit number', async () => {
       const host = hostOf();
       await host.pass([0x0a, 0xe0, 0, 1, 1, 0], { out: pattern(512) });
-      assert((await host.pass([0x08, 0, 0, 1, 1, 0], { in: 512 })).equals(pattern(512)));
+      assertOctets(await host.pass([0x08, 0, 0, 1, 1, 0], { in: 512 }), pattern(512));
     });
 
     it('addresses that overflow', async () => {
@@ -490,21 +488,21 @@ describe('disk: SCSI', () => {
       const end = (3 * TIB) / 512;
       const data = pattern(1024 * 512);
       await host.pass(cdb16(0x8a, end - 1024, 1024), { out: data });
-      assert((await host.pass(cdb16(0x88, end - 1024, 1024), { in: data.length })).equals(data));
+      assertOctets(await host.pass(cdb16(0x88, end - 1024, 1024), { in: data.length }), data);
       assert.equal(
         await host.failure(cdb16(0x88, end - 1023, 1024), { in: data.length }),
         OUT_OF_RANGE,
       );
       // What a 32-bit address would have hit.
       const wrapped = await host.pass(cdb16(0x88, (end - 1024) % 2 ** 32, 8), { in: 4096 });
-      assert(wrapped.every((octet) => octet === 0));
+      assertZeros(wrapped);
       assert.equal(memory.allocatedOctets, 8 * PAGE_OCTETS);
     });
 
     it('blocks of 4096 octets', async () => {
       const host = hostOf(undefined, { blockOctets: 4096 });
       await host.pass(cdb10(0x2a, 255, 1), { out: pattern(4096) });
-      assert((await host.pass(cdb10(0x28, 255, 1), { in: 4096 })).equals(pattern(4096)));
+      assertOctets(await host.pass(cdb10(0x28, 255, 1), { in: 4096 }), pattern(4096));
       assert.equal(await host.failure(cdb10(0x28, 256, 1), { in: 4096 }), OUT_OF_RANGE);
     });
   });
@@ -560,7 +558,7 @@ describe('disk: SCSI', () => {
       expected.fill(0, 10 * 512, 13 * 512);
       expected.fill(0, 120 * 512, 720 * 512);
       expected.fill(0, 2047 * 512);
-      assert((await host.pass(cdb10(0x28, 0, 2048), { in: MEGABYTE })).equals(expected));
+      assertOctets(await host.pass(cdb10(0x28, 0, 2048), { in: MEGABYTE }), expected);
       assert.equal(memory.allocatedOctets, MEGABYTE - 4 * PAGE_OCTETS);
     });
 
@@ -574,7 +572,7 @@ describe('disk: SCSI', () => {
       await host.pass(unmap(list), { out: list });
       assert.equal(memory.allocatedOctets, 2 * PAGE_OCTETS);
       const data = await host.pass(cdb10(0x28, 1_000_000, 8), { in: 4096 });
-      assert(data.equals(pattern(4096)));
+      assertOctets(data, pattern(4096));
     });
 
     it('an empty list does nothing', async () => {
@@ -588,7 +586,7 @@ describe('disk: SCSI', () => {
       assert.equal(await host.failure(unmap(list), { out: list }), OUT_OF_RANGE);
       const huge = unmapList([2n ** 64n - 1n, 1]);
       assert.equal(await host.failure(unmap(huge), { out: huge }), OUT_OF_RANGE);
-      assert((await host.pass(cdb10(0x28, 0, 2048), { in: MEGABYTE })).equals(pattern(MEGABYTE)));
+      assertOctets(await host.pass(cdb10(0x28, 0, 2048), { in: MEGABYTE }), pattern(MEGABYTE));
     });
 
     it('limits lists and blocks', async () => {
@@ -609,8 +607,8 @@ describe('disk: SCSI', () => {
       list.writeUInt16BE(0xfff0, 2);
       await host.pass(unmap(list), { out: list });
       const data = await host.pass(cdb10(0x28, 0, 2), { in: 1024 });
-      assert(data.subarray(0, 512).every((octet) => octet === 0));
-      assert(data.subarray(512).equals(pattern(1024).subarray(512)));
+      assertZeros(data.subarray(0, 512));
+      assertOctets(data.subarray(512), pattern(1024).subarray(512));
     });
 
     it('a disk that cannot discard does not know UNMAP', async () => {
@@ -633,7 +631,7 @@ describe('disk: SCSI', () => {
         await host.pass(cdb, { out: pattern(512, 5) });
         const expected = pattern(MEGABYTE);
         for (let block = 100; block < 1100; block++) pattern(512, 5).copy(expected, block * 512);
-        assert((await host.pass(cdb10(0x28, 0, 2048), { in: MEGABYTE })).equals(expected));
+        assertOctets(await host.pass(cdb10(0x28, 0, 2048), { in: MEGABYTE }), expected);
       }
     });
 

@@ -8,7 +8,7 @@ import {
   WRITES_IN_FLIGHT_MAX,
 } from '../../../../../src/core/devices/virtual/disk/medium.ts';
 import { ScriptedBacking, SlowBacking } from './backings.ts';
-import { cdb10, type Host, hostOf, pattern } from './host.ts';
+import { assertOctets, assertZeros, cdb10, type Host, hostOf, pattern } from './host.ts';
 
 const SIZE = 8 << 20;
 const PIECE_BLOCKS = PIECE_OCTETS / 512;
@@ -49,12 +49,15 @@ describe('disk: transfers', () => {
       let most = 0;
       while (backing.pending.length > 0) {
         most = Math.max(most, backing.pending.length);
-        assert(backing.pending.every((operation) => operation.octets <= PIECE_OCTETS));
+        assert.ok(
+          backing.pending.every(({ octets }) => octets <= PIECE_OCTETS),
+          'pieces',
+        );
         backing.next();
         await turn();
       }
       assert.equal(most, READS_AHEAD_MAX);
-      assert((await read).data.equals(pattern(octets)));
+      assertOctets((await read).data, pattern(octets));
       assert.equal((await host.readStatus()).status, 0);
     });
 
@@ -66,7 +69,7 @@ describe('disk: transfers', () => {
       backing.pending[1]?.end();
       assert.equal(host.peekIn(512), 'nak');
       backing.pending[0]?.end();
-      assert((await host.read(octets)).data.equals(pattern(octets)));
+      assertOctets((await host.read(octets)).data, pattern(octets));
       assert.equal((await host.readStatus()).status, 0);
     });
 
@@ -93,7 +96,7 @@ describe('disk: transfers', () => {
       backing.fault = () => EIO();
       const result = await host.command(READ(8), { in: 4096 });
       assert.deepEqual([result.status, result.residue, result.data.length], [1, 4096, 4096]);
-      assert(result.data.every((octet) => octet === 0));
+      assertZeros(result.data);
       assert.equal(await host.sense(), '03/11/00');
     });
 
@@ -115,7 +118,7 @@ describe('disk: transfers', () => {
       const first = await host.pass(READ(128), { in: 65536 });
       await host.pass(WRITE(128), { out: pattern(65536, 2) });
       await host.pass(READ(128), { in: 65536 });
-      assert(first.equals(pattern(65536)));
+      assertOctets(first, pattern(65536));
     });
   });
 
@@ -141,7 +144,7 @@ describe('disk: transfers', () => {
       assert.equal((await host.readStatus()).status, 0);
       const after = Buffer.alloc(octets.length);
       backing.memory.read(0, after, () => {});
-      assert(after.equals(octets));
+      assertOctets(after, octets);
       assert(!backing.ended.includes('sync'), 'the write cache is on');
     });
 
@@ -205,7 +208,7 @@ describe('disk: transfers', () => {
       const result = await host.command(WRITE(blocks), { out: pattern(blocks * 512) });
       assert.equal(result.status, 1);
       assert.deepEqual(result.stalled, [BULK_OUT]);
-      assert(result.sent < blocks * 512);
+      assert.ok(result.sent < blocks * 512, 'stopped early');
       assert.equal(result.residue, blocks * 512 - result.sent);
       assert.equal(await host.sense(), '03/0c/00');
       backing.fault = () => undefined;
@@ -232,8 +235,8 @@ describe('disk: transfers', () => {
       await memory.write(pattern(4096 + 512));
       memory.resetRecovery();
       const after = await memory.pass(READ(2), { in: 8192 });
-      assert(after.subarray(0, 4096).equals(pattern(4096)));
-      assert(after.subarray(4096).every((octet) => octet === 0));
+      assertOctets(after.subarray(0, 4096), pattern(4096));
+      assertZeros(after.subarray(4096));
     });
 
     it('blocks larger than the transfers that bring them', async () => {
@@ -246,7 +249,7 @@ describe('disk: transfers', () => {
         for (let at = 0; at < octets.length; at += 1536)
           await host.write(octets.subarray(at, at + 1536));
         assert.equal((await host.readStatus()).status, 0);
-        assert((await host.pass(READ(16), { in: octets.length })).equals(octets));
+        assertOctets(await host.pass(READ(16), { in: octets.length }), octets);
       }
     });
   });
@@ -401,7 +404,7 @@ describe('disk: transfers', () => {
       await host.pass(WRITE(8), { out: pattern(4096) });
       await host.state.dispose();
       assert.deepEqual(backing.ended, ['write', 'sync']);
-      assert(backing.isClosed);
+      assert.equal(backing.isClosed, true);
     });
   });
 });
