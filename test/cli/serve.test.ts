@@ -131,7 +131,7 @@ describe('urbgate serve', function () {
   for (const [spec, reason] of [
     ['virtual:dsik', 'wanted one of disk, keyboard, serial, audio, source-sink'],
     ['usbip:1-1', 'unknown scheme usbip:'],
-    ['virtual:source-sink,sort=1', 'wanted one of short, stamp, pattern, speed, busid'],
+    ['virtual:source-sink,sort=1', 'unknown option sort, wanted one of short, '],
     ['virtual:source-sink,short=many', 'wanted a whole number such as short=1000'],
     ['virtual:source-sink,busid=first', 'wanted the form 1-1'],
     ['virtual:disk,file=missing.img', 'there is no such file'],

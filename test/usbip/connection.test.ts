@@ -4,6 +4,7 @@ import { sourceSink } from '../../src/core/devices/virtual/source-sink/kind.ts';
 import { VirtualDevice } from '../../src/core/devices/virtual/virtual-device.ts';
 import { type ProtocolErrorCode, RemoteProtocolError } from '../../src/core/errors.ts';
 import { Registry } from '../../src/core/registry.ts';
+import { ManualDevice } from '../core/manual-device.ts';
 import {
   BULK_IN,
   BULK_OUT,
@@ -1046,5 +1047,59 @@ describe('Connection: removal and closing', () => {
     next.configure();
     client.script.answer(BULK_IN, Buffer.from('fresh'));
     assert.equal(next.read(number(BULK_IN), 64).data.toString(), 'fresh');
+  });
+});
+
+describe('Connection: a device whose unlinks take a while', () => {
+  const read = { direction: IN, endpoint: 1, octets: 64 };
+
+  function slow() {
+    const device = new ManualDevice();
+    device.onUnlink = () => {};
+    const registry = new Registry();
+    registry.add(device, 'manual');
+    const client = new ScriptedClient({ registry });
+    client.import();
+    return { device, client };
+  }
+
+  it('unlinked twice: each unlink gets one reply, the URB none', () => {
+    const { device, client } = slow();
+    const victim = client.submit(read);
+    const [first, second] = [client.unlink(victim), client.unlink(victim)];
+    device.complete(device.atDevice[0], 'unlinked');
+    client.clock.advance(10_000);
+    assert.deepEqual(brief(client.replies()).sort(), [`u${first} -104`, `u${second} 0`].sort());
+  });
+
+  it('unlinked, but it had ended: RET_SUBMIT, then RET_UNLINK 0', () => {
+    const { device, client } = slow();
+    const victim = client.submit(read);
+    const unlink = client.unlink(victim);
+    device.complete(device.atDevice[0], 'ok', 5);
+    client.clock.advance(10_000);
+    assert.deepEqual(brief(client.replies()), [`${victim} 0 5`, `u${unlink} 0`]);
+  });
+
+  it('removed: what comes before the last URB is back is refused, then the connection ends', () => {
+    const { device, client } = slow();
+    const waiting = client.submit(read);
+    device.unplug();
+    const late = client.submit({ direction: OUT, endpoint: 2, data: Buffer.alloc(10) });
+    assert.deepEqual(brief(client.replies()), [`${late} -108 0`]);
+    assert.equal(client.connection.ending, false);
+    device.complete(device.atDevice[0], 'unlinked');
+    assert.deepEqual(brief(client.replies()), [`${waiting} -108 0`]);
+    assert(client.connection.ending);
+  });
+
+  it('closed: waits for the URB, and frees the device then', async () => {
+    const { device, client } = slow();
+    client.submit(read);
+    const closed = client.connection.close();
+    assert.notEqual(client.registry.get('1-1')?.holder, null);
+    device.complete(device.atDevice[0], 'unlinked');
+    await closed;
+    assert.equal(client.registry.get('1-1')?.holder, null);
   });
 });

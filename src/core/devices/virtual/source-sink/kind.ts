@@ -8,18 +8,28 @@
  * checked against the pattern; a mismatch halts the endpoint. Vendor requests 0x5b and 0x5c write
  * and read back a buffer.
  *
- * For tests of the stall protocol an IN transfer can be made to end early (`short`), and each
- * packet can carry a running number (`stamp`), so that a lost or doubled packet shows. Vendor
- * request 0x5d reads the counters: IN packets, OUT packets, OUT packets whose number was not the
- * one after the last; three 32-bit numbers, little-endian.
+ * For tests of the stall protocol transfers can be made to end early (`short`, `take`) with a short
+ * packet, a stall or an error (`end`), and each packet can carry a running number (`stamp`), so that
+ * a lost or doubled packet shows. Vendor request 0x5d reads the counters: IN packets, OUT packets,
+ * OUT packets whose number was not the one after the last; three 32-bit numbers, little-endian.
  */
 import type { Speed } from '../../../device.ts';
 import { UserError } from '../../../errors.ts';
-import type { ControlRow, DeviceDefinition, EndpointDefinition } from '../definition.ts';
-import { ack, data, stall } from '../definition.ts';
+import type {
+  Bus,
+  ControlRow,
+  DeviceDefinition,
+  EndpointDefinition,
+  Fail,
+  Stall,
+} from '../definition.ts';
+import { ack, data, fail, stall } from '../definition.ts';
 import { defineKind } from '../kind.ts';
 import { Sink } from './sink.ts';
 import { Source } from './source.ts';
+
+const BULK_IN = 0x81;
+const INTERRUPT_IN = 0x85;
 
 const REQUEST_WRITE = 0x5b;
 const REQUEST_READ = 0x5c;
@@ -35,15 +45,22 @@ const PACKET_OCTETS = {
 interface SourceSinkState {
   /** What request 0x5b wrote last. */
   control: Buffer;
-  readonly sources: readonly Source[];
-  readonly sinks: readonly Sink[];
+  readonly bulk: Pair;
+  readonly isochronous: Pair;
+  readonly interrupt: Pair;
 }
 
 export const sourceSink = defineKind({
   name: 'source-sink',
   summary: 'test device for usbtest (0525:a4a0): reads yield a pattern, writes are checked',
   options: {
-    short: { type: 'count', help: 'each IN transfer ends short after so many octets' },
+    short: { type: 'count', help: 'each IN transfer ends after so many octets' },
+    take: { type: 'count', help: 'each OUT transfer fails after so many octets' },
+    end: {
+      type: 'text',
+      help: 'how they end: stall, babble or protocol-error; default a short packet (a stall for OUT)',
+    },
+    delay: { type: 'count', help: 'IN data comes only every so many milliseconds' },
     stamp: { type: 'flag', help: 'each packet begins with a running 32-bit number' },
     pattern: { type: 'count', help: '0: zeros; 1: position in the packet modulo 63; default 0' },
     speed: { type: 'text', help: 'full, high or super; default high' },
@@ -55,7 +72,10 @@ export const sourceSink = defineKind({
       throw new UserError(`Cannot make source-sink: pattern=${pattern}, wanted 0 or 1`);
     }
     const stamp = options.stamp ?? false;
-    return define(speed, { pattern, stamp, shortOctets: options.short });
+    const failure = failureOf(options.end);
+    const ends = { shortOctets: options.short, takeOctets: options.take, failure };
+    checkEnds(PACKET_OCTETS[speed].bulk, ends);
+    return define(speed, { pattern, stamp, ...ends, delayMilliseconds: options.delay ?? 0 });
   },
 });
 
@@ -64,11 +84,52 @@ function speedOf(speed = 'high'): Speed & keyof typeof PACKET_OCTETS {
   throw new UserError(`Cannot make source-sink: speed=${speed}, wanted full, high or super`);
 }
 
-export interface DataOptions {
-  readonly pattern: 0 | 1;
-  readonly stamp: boolean;
+function failureOf(end: string | undefined): Failure | undefined {
+  switch (end) {
+    case undefined:
+      return undefined;
+    case 'stall':
+      return stall;
+    case 'babble':
+    case 'protocol-error':
+      return fail(end);
+    default:
+      throw new UserError(
+        `Cannot make source-sink: end=${end}, wanted stall, babble or protocol-error`,
+      );
+  }
+}
+
+/** A transfer that goes on after its last packet cannot have had a short one. */
+function checkEnds(maxPacketOctets: number, ends: Ends): void {
+  const { shortOctets, takeOctets, failure } = ends;
+  if (failure === undefined) return;
+  if (shortOctets === undefined && takeOctets === undefined) {
+    throw new UserError('Cannot make source-sink: end without short or take, which say when');
+  }
+  if (shortOctets !== undefined && shortOctets % maxPacketOctets !== 0) {
+    throw new UserError(
+      `Cannot make source-sink: short=${shortOctets} with an end, wanted whole packets of ${maxPacketOctets}`,
+    );
+  }
+}
+
+/** What ends a transfer in place of a short packet. */
+export type Failure = Stall | Fail;
+
+interface Ends {
   /** Octets after which each IN transfer ends; undefined for never. */
   readonly shortOctets: number | undefined;
+  /** Octets after which each OUT transfer fails; undefined for never. */
+  readonly takeOctets: number | undefined;
+  readonly failure: Failure | undefined;
+}
+
+export interface DataOptions extends Ends {
+  readonly pattern: 0 | 1;
+  readonly stamp: boolean;
+  /** Time until each piece of IN data is there. */
+  readonly delayMilliseconds: number;
 }
 
 function define(
@@ -76,25 +137,19 @@ function define(
   options: DataOptions,
 ): DeviceDefinition<SourceSinkState> {
   const octets = PACKET_OCTETS[speed];
-  const interval = octets.interval;
-  // One source and one sink a pair: bulk, isochronous, interrupt.
-  const sizes = [octets.bulk, octets.isochronous, octets.interrupt] as const;
-  const [bulk, isochronous, interrupt] = sizes.map((maxPacketOctets) => ({
-    source: new Source(maxPacketOctets, options),
-    sink: new Sink(maxPacketOctets, options),
-  })) as [Pair, Pair, Pair];
+  const { interval } = octets;
   const bulkPair: EndpointDefinition<SourceSinkState>[] = [
     {
-      address: 0x81,
+      address: BULK_IN,
       type: 'bulk',
       maxPacketOctets: octets.bulk,
-      onIn: (_, octetsMax) => bulk.source.read(octetsMax),
+      onIn: ({ bulk }, octetsMax) => bulk.source.read(octetsMax),
     },
     {
       address: 0x02,
       type: 'bulk',
       maxPacketOctets: octets.bulk,
-      onOut: (_, taken) => (bulk.sink.write(taken) ? ack : stall),
+      onOut: ({ bulk }, offered) => bulk.sink.write(offered),
     },
   ];
   const otherPairs: EndpointDefinition<SourceSinkState>[] = [
@@ -103,31 +158,31 @@ function define(
       type: 'isochronous',
       maxPacketOctets: octets.isochronous,
       interval,
-      onPacketIn: (_, octetsMax) => isochronous.source.readPacket(octetsMax),
+      onPacketIn: ({ isochronous }, octetsMax) => isochronous.source.readPacket(octetsMax),
     },
     {
       address: 0x04,
       type: 'isochronous',
       maxPacketOctets: octets.isochronous,
       interval,
-      onPacketOut: (_, taken) => {
-        isochronous.sink.write(taken);
+      onPacketOut: ({ isochronous }, offered) => {
+        isochronous.sink.write(offered);
         return ack;
       },
     },
     {
-      address: 0x85,
+      address: INTERRUPT_IN,
       type: 'interrupt',
       maxPacketOctets: octets.interrupt,
       interval,
-      onIn: (_, octetsMax) => interrupt.source.read(octetsMax),
+      onIn: ({ interrupt }, octetsMax) => interrupt.source.read(octetsMax),
     },
     {
       address: 0x06,
       type: 'interrupt',
       maxPacketOctets: octets.interrupt,
       interval,
-      onOut: (_, taken) => (interrupt.sink.write(taken) ? ack : stall),
+      onOut: ({ interrupt }, offered) => interrupt.sink.write(offered),
     },
   ];
   return {
@@ -135,10 +190,11 @@ function define(
     productId: 0xa4a0,
     speed,
     strings: { manufacturer: 'urbgate', product: 'Source and sink', serialNumber: '0001' },
-    state: () => ({
+    state: (bus) => ({
       control: Buffer.alloc(0),
-      sources: [bulk.source, isochronous.source, interrupt.source],
-      sinks: [bulk.sink, isochronous.sink, interrupt.sink],
+      bulk: pair(octets.bulk, options, bus, BULK_IN),
+      isochronous: pair(octets.isochronous, options),
+      interrupt: pair(octets.interrupt, options, bus, INTERRUPT_IN),
     }),
     configurations: [
       {
@@ -151,7 +207,10 @@ function define(
     ],
     onControl: CONTROL_ROWS,
     onReset: (state) => {
-      for (const one of [...state.sources, ...state.sinks]) one.restart();
+      for (const { source, sink } of pairsOf(state)) {
+        source.restart();
+        sink.restart();
+      }
     },
   };
 }
@@ -159,6 +218,15 @@ function define(
 interface Pair {
   readonly source: Source;
   readonly sink: Sink;
+}
+
+function pair(maxPacketOctets: number, options: DataOptions, bus?: Bus, address = 0): Pair {
+  const source = new Source(maxPacketOctets, options, () => bus?.wake(address));
+  return { source, sink: new Sink(maxPacketOctets, options) };
+}
+
+function pairsOf(state: SourceSinkState): readonly Pair[] {
+  return [state.bulk, state.isochronous, state.interrupt];
 }
 
 const CONTROL_ROWS: readonly ControlRow<SourceSinkState>[] = [
@@ -191,11 +259,12 @@ const CONTROL_ROWS: readonly ControlRow<SourceSinkState>[] = [
     recipient: 'device',
     request: REQUEST_COUNTERS,
     answer: (state) => {
+      const pairs = pairsOf(state);
       const sum = (numbers: number[]): number => numbers.reduce((a, b) => a + b, 0) >>> 0;
       const answer = Buffer.alloc(12);
-      answer.writeUInt32LE(sum(state.sources.map((source) => source.packets)), 0);
-      answer.writeUInt32LE(sum(state.sinks.map((sink) => sink.packets)), 4);
-      answer.writeUInt32LE(sum(state.sinks.map((sink) => sink.gaps)), 8);
+      answer.writeUInt32LE(sum(pairs.map(({ source }) => source.packets)), 0);
+      answer.writeUInt32LE(sum(pairs.map(({ sink }) => sink.packets)), 4);
+      answer.writeUInt32LE(sum(pairs.map(({ sink }) => sink.gaps)), 8);
       return data(answer);
     },
   },

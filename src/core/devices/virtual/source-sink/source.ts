@@ -1,5 +1,6 @@
 /** An endless supply of packets for one IN endpoint. */
-import type { DataOptions } from './kind.ts';
+import { type Nak, nak } from '../definition.ts';
+import type { DataOptions, Failure } from './kind.ts';
 import { patternOctets, STAMP_OCTETS } from './pattern.ts';
 
 const NO_OCTETS = Buffer.alloc(0);
@@ -9,33 +10,63 @@ export class Source {
   readonly #pattern: Buffer;
   readonly #stamp: boolean;
   readonly #shortOctets: number;
-  /** The transfer at hand has had its `short` octets in whole packets: end it with an empty one. */
+  readonly #failure: Failure | undefined;
+  readonly #delayMilliseconds: number;
+  readonly #onReady: () => void;
+  /** The transfer at hand has had its `short` octets in whole packets: end it. */
   #endsNow = false;
+  #delay: 'none' | 'running' | 'over' = 'none';
   /** Packets supplied so far; the number that the next stamped packet carries. */
   packets = 0;
 
-  constructor(maxPacketOctets: number, options: DataOptions) {
+  /** @param onReady - called when there is data after a nak */
+  constructor(maxPacketOctets: number, options: DataOptions, onReady: () => void) {
     this.#maxPacketOctets = maxPacketOctets;
     this.#pattern = patternOctets(options.pattern, maxPacketOctets);
     this.#stamp = options.stamp;
     this.#shortOctets = options.shortOctets ?? Number.POSITIVE_INFINITY;
+    this.#failure = options.failure;
+    this.#delayMilliseconds = options.delayMilliseconds;
+    this.#onReady = onReady;
   }
 
   restart(): void {
     this.#endsNow = false;
   }
 
-  /** Data for a transfer with room for `octetsMax`. */
-  read(octetsMax: number): Buffer {
-    if (this.#endsNow) {
-      this.#endsNow = false;
-      this.packets++;
-      return NO_OCTETS;
-    }
+  /** Data for a transfer with room for `octetsMax`, or what ends it. */
+  read(octetsMax: number): Buffer | Nak | Failure {
+    if (this.#endsNow) return this.#end();
+    if (this.#isDelayed()) return nak;
     const octets = Math.min(octetsMax, this.#shortOctets, this.#pattern.length);
     const endsEarly = octets === this.#shortOctets && octets < octetsMax;
-    this.#endsNow = endsEarly && octets % this.#maxPacketOctets === 0 && octets > 0;
+    if (endsEarly && octets === 0) return this.#end();
+    this.#endsNow = endsEarly && octets % this.#maxPacketOctets === 0;
     return this.#supply(octets);
+  }
+
+  #end(): Buffer | Failure {
+    this.#endsNow = false;
+    if (this.#failure !== undefined) return this.#failure;
+    this.packets++;
+    return NO_OCTETS;
+  }
+
+  /** Whether data is still to come; each piece of it has its delay. */
+  #isDelayed(): boolean {
+    if (this.#delayMilliseconds === 0) return false;
+    if (this.#delay === 'over') {
+      this.#delay = 'none';
+      return false;
+    }
+    if (this.#delay === 'none') {
+      this.#delay = 'running';
+      setTimeout(() => {
+        this.#delay = 'over';
+        this.#onReady();
+      }, this.#delayMilliseconds).unref();
+    }
+    return true;
   }
 
   /** One packet, for an isochronous endpoint. */
