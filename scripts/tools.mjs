@@ -4,7 +4,15 @@
  */
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -27,7 +35,11 @@ export function runBin(name, args, environment) {
 }
 
 function binPath(name) {
-  const file = join('node_modules', name.startsWith('@') ? name : name.split('/')[0], 'package.json');
+  const file = join(
+    'node_modules',
+    name.startsWith('@') ? name : name.split('/')[0],
+    'package.json',
+  );
   const { bin } = JSON.parse(readFileSync(file, 'utf8'));
   const command = name.split('/').at(-1);
   return join(dirname(file), typeof bin === 'string' ? bin : (bin[command] ?? bin[name]));

@@ -510,11 +510,12 @@ describe('VirtualDevice', () => {
       await first;
       rig.clock.advance(1000);
       const before = rig.clock.now();
-      const second = rig.stream(ISO_IN, [1]);
+      const second = rig.stream(ISO_IN, new Array(20).fill(1));
+      rig.clock.advance(19);
       assert.equal(rig.pending, 1, 'it does not end at once');
       rig.clock.advance(1);
       await second;
-      assert.equal(rig.clock.now(), before + 1);
+      assert.equal(rig.clock.now(), before + 20);
     });
 
     it('paced: IN and OUT keep their own time, and a new setting begins anew', async () => {
