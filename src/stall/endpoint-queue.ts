@@ -35,6 +35,9 @@
  *
  * What the table cannot say: a transfer that is unlinked before it started leaves a barrier at its
  * place. What is ahead of it goes on, what is behind waits for the fence.
+ *
+ * A fence is exact when all times of the recovery but the settling are infinite: then nothing but
+ * `fenceOpened` ends a hold. Otherwise evidence may end it sooner, and time does in the end.
  */
 
 /** How the client learns of an error in time, and how the queue learns that it has. */
@@ -98,8 +101,8 @@ export interface EndpointQueue<T> {
   held: number;
   /** The hold that this driver has earned; see `holdMilliseconds`. */
   patience: number;
-  /** Something was unlinked during the present hold. */
-  unlinkSeen: boolean;
+  /** What was queued before the report is held, and nothing has been unlinked or cleared yet. */
+  unanswered: boolean;
   /** The client has had more than one transfer here at a time. */
   deep: boolean;
   /** The stop was caused by an error, so that its report has to settle. */
@@ -129,7 +132,7 @@ export function endpointQueue<T>(
     ended: [],
     held: 0,
     patience: recovery.kind === 'hold' ? recovery.holdMilliseconds : 0,
-    unlinkSeen: false,
+    unanswered: false,
     deep: false,
     failed: false,
     returning: false,
@@ -171,7 +174,7 @@ export function submitted<T>(
   queue.waiting.push(transfer);
   if (queue.phase === 'settling') settle(queue, now);
   else if (queue.phase === 'holding') arriveAfterReport(queue, evidence, now, actions);
-  if (queue.waiting.length > 1) queue.deep = true;
+  if (queue.waiting.length + queue.flight.length + queue.ended.length > 1) queue.deep = true;
 }
 
 /** The device completed a transfer that was started. */
@@ -210,6 +213,7 @@ export function unlinked<T>(
   actions: Actions<T>,
 ): void {
   if (queue.flight.includes(transfer)) {
+    if (queue.asked.includes(transfer)) return;
     queue.asked.push(transfer);
     if (queue.phase !== 'running') return; // it was cancelled when the queue stopped
     if (queue.stopsOn === 'nothing') actions.add('cancel', transfer);
@@ -232,10 +236,13 @@ export function unlinked<T>(
  * what is held waits a little longer for those.
  */
 export function cleared<T>(queue: EndpointQueue<T>, now: number, actions: Actions<T>): void {
-  dropBarriers(queue);
-  if (queue.phase !== 'holding' || queue.recovery.kind !== 'hold') return;
+  if (queue.recovery.kind !== 'hold' || isExact(queue.recovery)) return;
+  const until = now + queue.recovery.arrivalMilliseconds;
+  if (queue.barriers > 0) lowerBarriers(queue, until);
+  if (queue.phase !== 'holding') return;
+  queue.unanswered = false;
   if (queue.held === 0) resume(queue, now, actions);
-  else queue.deadline = Math.min(queue.deadline, now + queue.recovery.arrivalMilliseconds);
+  else queue.deadline = Math.min(queue.deadline, until);
 }
 
 /** The client has handled everything reported so far, and its unlinks have arrived. */
@@ -249,7 +256,7 @@ export function elapsed<T>(queue: EndpointQueue<T>, now: number, actions: Action
   if (now < queue.deadline) return;
   if (queue.phase === 'settling') report(queue, now, actions);
   else if (queue.phase === 'holding') {
-    if (queue.held > 0 && !queue.unlinkSeen) losePatience(queue);
+    if (queue.unanswered) losePatience(queue);
     resume(queue, now, actions);
   }
 }
@@ -314,7 +321,7 @@ function report<T>(queue: EndpointQueue<T>, now: number, actions: Actions<T>): v
   dropBarriers(queue);
   queue.phase = 'holding';
   queue.held = queue.waiting.length;
-  queue.unlinkSeen = false;
+  queue.unanswered = queue.held > 0;
   restartHold(queue, now);
 }
 
@@ -327,6 +334,11 @@ function losePatience<T>(queue: EndpointQueue<T>): void {
   queue.patience = Math.max(queue.patience / 2, queue.recovery.arrivalMilliseconds);
 }
 
+/** Nothing but `fenceOpened` ends a hold. */
+function isExact(recovery: Recovery & { kind: 'hold' }): boolean {
+  return recovery.arrivalMilliseconds === Number.POSITIVE_INFINITY;
+}
+
 /** A transfer, now last in `waiting`, arrived after the report. */
 function arriveAfterReport<T>(
   queue: EndpointQueue<T>,
@@ -336,13 +348,15 @@ function arriveAfterReport<T>(
 ): void {
   if (queue.recovery.kind !== 'hold') return;
   if (queue.held > 0) {
+    // One that the client may have sent in answer must not prolong the hold of the others.
     const behindHeld = queue.held === queue.waiting.length - 1;
-    if (behindHeld && evidence !== 'sent-after-report') queue.held++;
-  } else if (evidence === 'sent-after-report' && !queue.deep) {
+    if (behindHeld && evidence === 'sent-before-report') queue.held++;
+  } else if (evidence === 'sent-after-report' && !queue.deep && !isExact(queue.recovery)) {
     resume(queue, now, actions);
   } else {
     queue.held = 1;
-    if (evidence === 'sent-before-report') restartHold(queue, now);
+    queue.unanswered = evidence === 'sent-before-report';
+    if (queue.unanswered) restartHold(queue, now);
     else queue.deadline = now + queue.recovery.arrivalMilliseconds;
   }
 }
@@ -354,17 +368,47 @@ function unlinkedWaiting<T>(
   now: number,
   actions: Actions<T>,
 ): void {
-  if (queue.phase === 'holding') {
-    if (place >= queue.held) return;
+  if (queue.recovery.kind !== 'hold') return;
+  const { holdMilliseconds, arrivalMilliseconds } = queue.recovery;
+  if (queue.phase === 'running') {
+    putBarrier(queue, place, now + holdMilliseconds);
+  } else if (queue.phase === 'holding') {
+    queue.unanswered = false;
+    queue.patience = holdMilliseconds;
+    if (place >= queue.held) {
+      queue.deadline = Math.max(queue.deadline, now + arrivalMilliseconds);
+      return;
+    }
     queue.held--;
-    queue.unlinkSeen = true;
-    if (queue.recovery.kind === 'hold') queue.patience = queue.recovery.holdMilliseconds;
     restartHold(queue, now);
-    if (queue.held === 0) resume(queue, now, actions);
-  } else if (queue.phase === 'running' && queue.recovery.kind === 'hold') {
-    queue.waiting.splice(place, 0, new Barrier(now + queue.recovery.holdMilliseconds));
-    queue.barriers++;
+    if (queue.held === 0) lastUnlinked(queue, now, actions);
   }
+}
+
+/** All that was held is unlinked. What came later is held a little: more unlinks may follow. */
+function lastUnlinked<T>(queue: EndpointQueue<T>, now: number, actions: Actions<T>): void {
+  if (queue.recovery.kind !== 'hold') return;
+  if (queue.waiting.length === 0 && !isExact(queue.recovery)) {
+    resume(queue, now, actions);
+  } else {
+    queue.held = queue.waiting.length;
+    queue.deadline = now + queue.recovery.arrivalMilliseconds;
+  }
+}
+
+/** A barrier beside another replaces it: no client can pile them up. */
+function putBarrier<T>(queue: EndpointQueue<T>, place: number, until: number): void {
+  const { waiting } = queue;
+  const neighbour = [place - 1, place].find((at) => waiting[at] instanceof Barrier);
+  if (neighbour === undefined) {
+    waiting.splice(place, 0, new Barrier(until));
+    queue.barriers++;
+    return;
+  }
+  waiting[neighbour] = new Barrier(until);
+  if (neighbour === place || !(waiting[place] instanceof Barrier)) return;
+  waiting.splice(place, 1); // the one that was unlinked stood between two
+  queue.barriers--;
 }
 
 /** Recovery 'return': what stands at `place` or behind goes back, and so does what arrives. */
@@ -410,6 +454,7 @@ function passBarrier<T>(queue: EndpointQueue<T>, barrier: Barrier, now: number):
   });
   queue.phase = 'holding';
   queue.held = queue.waiting.length;
+  queue.unanswered = false;
   queue.deadline = until;
   return false;
 }
@@ -425,6 +470,14 @@ function dropBarriers<T>(
   });
   queue.waiting.splice(0, queue.waiting.length, ...kept);
   queue.barriers = 0;
+}
+
+function lowerBarriers<T>(queue: EndpointQueue<T>, until: number): void {
+  const { waiting } = queue;
+  for (let at = 0; at < waiting.length; at++) {
+    const one = waiting[at];
+    if (one instanceof Barrier && one.until > until) waiting[at] = new Barrier(until);
+  }
 }
 
 /** Removes an element and returns the place where it was. */

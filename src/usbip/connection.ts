@@ -12,7 +12,14 @@
 import type { SessionLimits } from '../core/limits.ts';
 import type { Claim, Registry } from '../core/registry.ts';
 import type { SessionOptions } from '../core/session.ts';
+import type { Recovery } from '../stall/endpoint-queue.ts';
 import type { BufferPool } from './buffer-pool.ts';
+import {
+  CAPABILITIES_KNOWN,
+  CAPABILITY,
+  readCapabilities,
+  writeCapabilities,
+} from './extension.ts';
 import { Framer } from './framer.ts';
 import {
   deviceIdOf,
@@ -20,6 +27,7 @@ import {
   importRefusal,
   importReply,
   parseOperation,
+  pathOf,
 } from './operations.ts';
 import { ImportRequest, OPERATION, OpCommon } from './protocol.ts';
 import { ReplyWriter } from './reply-writer.ts';
@@ -37,6 +45,9 @@ export interface ConnectionOptions {
   readonly onOutput: () => void;
   readonly onEvent: (event: ConnectionEvent) => void;
 }
+
+/** A client that speaks the stall protocol holds its own URBs back. */
+const RETURNING: Recovery = { kind: 'return' };
 
 /** What is worth a line in the log. */
 export type ConnectionEvent =
@@ -112,7 +123,7 @@ export class Connection {
       },
       body(octets: Buffer, pooled: boolean): void {
         if (connection.#urbs !== null) connection.#urbs.body(octets, pooled);
-        else connection.#import(ImportRequest.read(octets).busId);
+        else connection.#import(ImportRequest.read(octets).busId, readCapabilities(octets));
       },
     };
   }
@@ -128,22 +139,27 @@ export class Connection {
     return request.bodyOctets;
   }
 
-  #import(busId: string): void {
+  /** `offered`: the client's capabilities, if it knows of any. */
+  #import(busId: string, offered: number | undefined): void {
     const { registry, peer, limits, pool, network, session, onEvent } = this.#options;
     const wanted = registry.get(busId);
+    const agreed = (offered ?? 0) & CAPABILITIES_KNOWN;
+    const stallProtocol = (agreed & CAPABILITY.stallProtocol) !== 0;
     const urbs = new UrbPhase({
       deviceId: wanted === undefined ? 0 : deviceIdOf(wanted),
       limits,
       writer: this.#writer,
       pool,
       network,
+      stallProtocol,
       onReply: () => this.#announce(),
       onDeviceRemoved: () => {
         this.#ending = true;
         this.#announce();
       },
     });
-    const claim = this.#tryClaim(() => registry.claim(busId, peer, urbs, session));
+    const recovery = stallProtocol ? { ...session, recovery: RETURNING } : session;
+    const claim = this.#tryClaim(() => registry.claim(busId, peer, urbs, recovery));
     if (typeof claim === 'string') {
       const status = claim === 'busy' ? 'busy' : claim === 'unknown' ? 'noDevice' : 'deviceError';
       this.#writer.append(importRefusal(status));
@@ -154,7 +170,9 @@ export class Connection {
     urbs.begin(claim.session);
     this.#claim = claim;
     this.#urbs = urbs;
-    this.#writer.append(importReply(claim.export));
+    const reply = importReply(claim.export);
+    if (offered !== undefined) writeCapabilities(pathOf(reply), agreed);
+    this.#writer.append(reply);
     onEvent({ type: 'imported', busId });
   }
 

@@ -13,6 +13,7 @@ import {
   OPERATION,
   OPERATION_STATUS,
   OpCommon,
+  PATH_OCTETS,
   SPEED,
   VERSION,
 } from './protocol.ts';
@@ -65,6 +66,12 @@ export function deviceListReply(exports: readonly Export[]): Buffer {
 /** OP_REP_IMPORT that grants a device. */
 export function importReply(granted: Export): Buffer {
   return Buffer.concat([opReply(OPERATION.replyImport, 'ok'), deviceRecord(granted)]);
+}
+
+/** The path field of an OP_REP_IMPORT that grants. */
+export function pathOf(reply: Buffer): Buffer {
+  const at = OpCommon.octets + DeviceRecord.offsets.path;
+  return reply.subarray(at, at + PATH_OCTETS);
 }
 
 /** OP_REP_IMPORT that refuses; it has no body. */

@@ -50,9 +50,12 @@ export const OpCommon = layout('op_common', 8, { version: u16be, code: u16be, st
 /** Body of OP_REQ_IMPORT. */
 export const ImportRequest = layout('OP_REQ_IMPORT', 32, { busId: text(32) });
 
+/** SYSFS_PATH_MAX of the tools. */
+export const PATH_OCTETS = 256;
+
 /** struct usbip_usb_device, one exported device. The document prints wrong late offsets. */
 export const DeviceRecord = layout('usbip_usb_device', 312, {
-  path: text(256),
+  path: text(PATH_OCTETS),
   busId: text(32),
   bus: u32be,
   deviceNumber: u32be,

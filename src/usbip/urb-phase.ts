@@ -14,6 +14,7 @@ import type { DeviceSession, SessionClient } from '../core/session.ts';
 import { Urb, type UrbStatus } from '../core/urb.ts';
 import type { Evidence } from '../stall/endpoint-queue.ts';
 import type { BufferPool } from './buffer-pool.ts';
+import { CLEAR_STALL_FLAG } from './extension.ts';
 import type { FrameHandler } from './framer.ts';
 import { CmdUnlink, COMMAND, HEADER_OCTETS } from './protocol.ts';
 import type { ReplyWriter } from './reply-writer.ts';
@@ -44,6 +45,8 @@ export interface UrbPhaseOptions {
   readonly writer: ReplyWriter;
   readonly pool: BufferPool;
   readonly network: Network;
+  /** Agreed upon with the client; see extension.ts. */
+  readonly stallProtocol: boolean;
   /** A reply was written. */
   readonly onReply: () => void;
   readonly onDeviceRemoved: () => void;
@@ -178,6 +181,9 @@ export class UrbPhase implements FrameHandler, SessionClient {
       return;
     }
     if (pooled) built.pooled = body;
+    if (this.#options.stallProtocol) {
+      built.clearStall = (this.#header.transferFlags & CLEAR_STALL_FLAG) !== 0;
+    }
     this.#outstandingOctets += costOf(built.octets, built.packets?.length ?? 0);
     this.#openSession().submit(built);
     // The memory of a chunk is used again for the next one; what waits needs its own.

@@ -118,6 +118,17 @@ describe('control pipe (USB 2.0, 9.4)', () => {
       assert.deepEqual(rig.state.take(), ['reset', 'reset', 'reset']);
     });
 
+    it('interfaces of another configuration are gone', async () => {
+      const rig = rigOf();
+      await rig.configure();
+      for (const value of [2, 0]) {
+        assert.equal(await out(rig, 0, SET_CONFIGURATION, value, 0), 'ok');
+        assert.equal(await ask(rig, 0x81, GET_INTERFACE, 0, 1), 'stall');
+        assert.equal(await ask(rig, 0x81, GET_STATUS, 0, 1), 'stall');
+        assert.equal(await out(rig, 1, SET_INTERFACE, 0, 1), 'stall');
+      }
+    });
+
     it('an unknown value stalls and changes nothing', async () => {
       const rig = rigOf();
       await rig.configure();
