@@ -90,12 +90,14 @@ describe('usbtest through urbgate', function () {
   }
 
   it('knows what passes locally', async () => {
-    await loadUsbtest(guest, { pattern: 0 });
-    for (const [make, cases] of [
-      [sourceSinkGadget, bulkCases(0)],
-      [interruptGadget, INTERRUPT_CASES],
-    ] as const) {
-      const gadget = await make(guest);
+    const runs = [
+      { pattern: 0, make: sourceSinkGadget, cases: bulkCases(0) },
+      { pattern: 1, make: sourceSinkGadget, cases: bulkCases(1) },
+      { pattern: 0, make: interruptGadget, cases: INTERRUPT_CASES },
+    ] as const;
+    for (const { pattern, make, cases } of runs) {
+      await loadUsbtest(guest, { pattern });
+      const gadget = await make(guest, { pattern: `${pattern}` });
       const results = await runUsbtest(guest, gadget.node, cases);
       await gadget.remove();
       note('local', results);

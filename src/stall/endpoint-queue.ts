@@ -499,18 +499,18 @@ function remove<E>(list: E[], element: E): number {
 export type ActionKind = 'start' | 'cancel' | 'giveBack' | 'giveBackUnlinked' | 'giveBackReturned';
 
 /** What the driver must do, in order. Flat arrays, reused: nothing is allocated per transfer. */
-export class Actions<T> {
-  readonly #kinds: ActionKind[] = [];
+export class Actions<T, Kind = ActionKind> {
+  readonly #kinds: Kind[] = [];
   readonly #subjects: T[] = [];
   #taken = 0;
 
-  add(kind: ActionKind, subject: T): void {
+  add(kind: Kind, subject: T): void {
     this.#kinds.push(kind);
     this.#subjects.push(subject);
   }
 
   /** The next action's kind, or undefined when all are done. Follow with `subject`. */
-  next(): ActionKind | undefined {
+  next(): Kind | undefined {
     if (this.#taken === this.#kinds.length) {
       this.#kinds.length = 0;
       this.#subjects.length = 0;

@@ -19,7 +19,7 @@ export const CAPABILITY = {
 } as const;
 
 /** What this implementation offers. */
-export const CAPABILITIES_KNOWN = CAPABILITY.stallProtocol;
+export const CAPABILITIES_KNOWN: number = CAPABILITY.stallProtocol;
 
 /** transfer_flags of CMD_SUBMIT: restart the endpoint's queue with this URB. */
 export const CLEAR_STALL_FLAG = 0x8000_0000;
