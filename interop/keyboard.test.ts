@@ -88,8 +88,9 @@ describe('keyboard, attached with the stock usbip client', function () {
     const ascii = Array.from({ length: 0x7f - 0x20 }, (_, at) => String.fromCharCode(0x20 + at));
     const text = `Hello, World! aabb AAbb 1122\n${ascii.join('')}\n\tThe end\n`;
     // The kernel's console opens a keyboard at once, and that starts it: the wait is for the
-    // reader to open it too. The escape key comes last and tells that all the rest has come.
-    const spec = `virtual:keyboard,text=${inSpec(text)}\\e,wait=5000`;
+    // reader to open it too. The delay lets a reader on a busy machine keep up. The escape key comes
+    // last and tells that all the rest has come.
+    const spec = `virtual:keyboard,text=${inSpec(text)}\\e,wait=5000,delay=30`;
     const gateway = await startGateway({ exports: [spec], arguments: ['--control', 'none'] });
     try {
       guest.forward(gateway.port);

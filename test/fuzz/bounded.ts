@@ -9,7 +9,7 @@ const longer = Number(process.env.FUZZ_MILLISECONDS ?? 0);
 /** For mocha: what a property needs at most, its shrinking included. */
 export const FUZZ_TIMEOUT_MILLISECONDS = 30_000 + 2 * longer;
 
-export function bounded(milliseconds = 2000): Parameters<unknown> {
+export function bounded(milliseconds = 1200): Parameters<unknown> {
   const seed = Number(process.env.SEED);
   return {
     numRuns: 1_000_000,

@@ -212,6 +212,13 @@ function define(
         sink.restart();
       }
     },
+    onInterface: (state) => {
+      for (const { source } of pairsOf(state)) source.restart();
+    },
+    onUnlink: (state, address) => {
+      if (address === BULK_IN) state.bulk.source.restart();
+      if (address === INTERRUPT_IN) state.interrupt.source.restart();
+    },
   };
 }
 

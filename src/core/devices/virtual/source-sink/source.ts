@@ -13,8 +13,8 @@ export class Source {
   readonly #failure: Failure | undefined;
   readonly #delayMilliseconds: number;
   readonly #onReady: () => void;
-  /** The transfer at hand has had its `short` octets in whole packets: end it. */
-  #endsNow = false;
+  /** Octets that the transfer at hand has had, all in whole packets. */
+  #moved = 0;
   #delay: 'none' | 'running' | 'over' = 'none';
   /** Packets supplied so far; the number that the next stamped packet carries. */
   packets = 0;
@@ -31,22 +31,22 @@ export class Source {
   }
 
   restart(): void {
-    this.#endsNow = false;
+    this.#moved = 0;
   }
 
   /** Data for a transfer with room for `octetsMax`, or what ends it. */
   read(octetsMax: number): Buffer | Nak | Failure {
-    if (this.#endsNow) return this.#end();
+    const left = this.#shortOctets - this.#moved;
+    if (left === 0 && octetsMax > 0) return this.#end();
     if (this.#isDelayed()) return nak;
-    const octets = Math.min(octetsMax, this.#shortOctets, this.#pattern.length);
-    const endsEarly = octets === this.#shortOctets && octets < octetsMax;
-    if (endsEarly && octets === 0) return this.#end();
-    this.#endsNow = endsEarly && octets % this.#maxPacketOctets === 0;
+    const octets = Math.min(octetsMax, left, this.#pattern.length);
+    const ends = octets === octetsMax || octets % this.#maxPacketOctets !== 0;
+    this.#moved = ends ? 0 : this.#moved + octets;
     return this.#supply(octets);
   }
 
   #end(): Buffer | Failure {
-    this.#endsNow = false;
+    this.#moved = 0;
     if (this.#failure !== undefined) return this.#failure;
     this.packets++;
     return NO_OCTETS;

@@ -1,0 +1,29 @@
+/**
+ * What programs import from `urbgate`: to define devices and to serve them.
+ *
+ * ```ts
+ * import { defineDevice, Registry, UsbipServer, VirtualDevice } from 'urbgate';
+ *
+ * const registry = new Registry();
+ * registry.add(new VirtualDevice(defineDevice({ ... })), 'my device');
+ * const server = new UsbipServer({ registry, log: console });
+ * await server.listen({ host: '127.0.0.1', port: 3240 });
+ * ```
+ */
+
+export type * from './core/devices/virtual/definition.ts';
+export {
+  ack,
+  data,
+  defineDevice,
+  fail,
+  nak,
+  stall,
+  took,
+} from './core/devices/virtual/definition.ts';
+export { VirtualDevice, type VirtualDeviceOptions } from './core/devices/virtual/virtual-device.ts';
+export { RemoteProtocolError, UserError } from './core/errors.ts';
+export { DEFAULT_LIMITS, type SessionLimits } from './core/limits.ts';
+export { type Export, Registry } from './core/registry.ts';
+export { type SessionOptions, timedRecovery } from './core/session.ts';
+export { type ListenAddress, type ServerOptions, UsbipServer } from './usbip/server.ts';

@@ -1,0 +1,664 @@
+/**
+ * A small world around the two queue machines, for exhaustive exploration: driver, client,
+ * channel, gateway and device, each as free as the real one is. All machines are the real ones.
+ *
+ * URBs of an endpoint are numbered in the order in which the driver submits them. Endpoints share
+ * the connection (loss, fence, and in the kernel's client the one thread that runs handlers) and
+ * what may go wrong; their messages do not overtake each other in any way that matters.
+ *
+ * Where the model is freer than the world:
+ * - the kernel's client sends an unlink and later submits in any order (vhci: submits first);
+ * - the fence opens at any moment at which it may;
+ * - each endpoint has a clock of its own, and time passes whenever a deadline is set.
+ */
+import {
+  Actions,
+  cleared,
+  closed,
+  completed,
+  type EndpointQueue,
+  elapsed,
+  endpointQueue,
+  fenceOpened,
+  type Outcome,
+  type Recovery,
+  type StopsOn,
+  submitted,
+  unlinked,
+} from '../../src/stall/endpoint-queue.ts';
+import * as retry from '../../src/stall/retry-queue.ts';
+
+/** Who is at the other end, and what the gateway does for it. */
+export type Client =
+  /** Knows nothing; an exact fence. */
+  | 'exact'
+  /** Knows nothing; time. I1 is not to be had then, and not checked. */
+  | 'timed'
+  /** Speaks the stall protocol. */
+  | 'return'
+  /** Knows the stall protocol, but the gateway does not; all its URBs are SHORT_NOT_OK. */
+  | 'old';
+
+/** What the driver's handler does for a URB that did not end well. */
+export type Driver = 'leaves' | 'unlinks' | 'resubmits' | 'unlinks+resubmits' | 'resubmits+unlinks';
+
+export type Fault = 'no hold' | 'early retry' | 'no waiting for all' | 'double give-back';
+
+export interface Scope {
+  readonly client: Client;
+  readonly driver: Driver;
+  /** For each endpoint: URBs submitted at once, and how many more the driver may submit later. */
+  readonly endpoints: readonly { stopsOn: StopsOn; urbs: number; later: number }[];
+  /** URBs that may end with an error or short. */
+  readonly errors: number;
+  /** URBs that the driver may unlink at any moment, beside what its handlers unlink. */
+  readonly unlinks: number;
+  /** Times that an endpoint may be cleared (clear-halt, a new setting). */
+  readonly clears?: number;
+  /** The connection or the device may go away, at any moment. */
+  readonly losses: readonly ('connection' | 'device')[];
+  readonly flightMax?: number;
+  readonly fault?: Fault;
+}
+
+export class Violation extends Error {}
+
+const EXACT: Recovery = {
+  kind: 'hold',
+  settleMilliseconds: 0,
+  holdMilliseconds: Number.POSITIVE_INFINITY,
+  arrivalMilliseconds: Number.POSITIVE_INFINITY,
+};
+const TIMED: Recovery = {
+  kind: 'hold',
+  settleMilliseconds: 1,
+  holdMilliseconds: 2,
+  arrivalMilliseconds: 1,
+};
+const RECOVERY: Readonly<Record<Client, Recovery>> = {
+  exact: EXACT,
+  timed: TIMED,
+  return: { kind: 'return' },
+  old: { kind: 'none' },
+};
+
+const REPLIES = ['ok', 'short', 'error', 'unlinked', 'returned', 'lost'] as const;
+type ReplyName = (typeof REPLIES)[number];
+
+/** Flags on a message from the client. */
+const CLEAR = 16;
+const UNLINK = 32;
+
+const NONE = 15;
+
+/** One endpoint, all the way from driver to device. Sets of URBs are bit masks. */
+interface Path {
+  queue: EndpointQueue<number>;
+  front: retry.RetryQueue<number> | null;
+  /** To the gateway: submits; unlinks too if there is a front end. */
+  up: number[];
+  /** To the gateway: unlinks of a client without a front end. */
+  upUnlinks: number[];
+  /** To the client: URB * 8 + reply. */
+  down: number[];
+  /** URB * 2, + 1 when the handler has done its work and is about to return. */
+  handlers: number[];
+  /** What the device has, in order. */
+  device: number[];
+  /** The device was asked for these. */
+  cancelled: number;
+  /** The device works on nothing any more of what it has. */
+  halted: boolean;
+  /** URBs that the driver has submitted so far. */
+  next: number;
+  /** Not given back to the driver. */
+  out: number;
+  /** The driver has unlinked them, and they are not back. */
+  asked: number;
+  /** The gateway has them. */
+  known: number;
+  /** The device has ended them for good. */
+  ended: number;
+  /** The device moved data for them. */
+  touched: number;
+  /** By URB: it stopped the queue for URBs behind this one until its handler returns; or NONE. */
+  block: number[];
+}
+
+export interface World {
+  readonly paths: Path[];
+  errors: number;
+  unlinks: number;
+  clears: number;
+  connectionLost: boolean;
+  deviceGone: boolean;
+}
+
+/** What may happen. */
+const STEPS = [
+  'driver submits',
+  'driver unlinks',
+  'gateway receives',
+  'gateway receives unlink',
+  'client receives',
+  'handler acts',
+  'handler returns',
+  'device: ok',
+  'device: short',
+  'device: error',
+  'device: unlinked',
+  'fence opens',
+  'time passes',
+  'cleared',
+  'connection lost',
+  'device gone',
+] as const;
+type StepName = (typeof STEPS)[number];
+const STEP = Object.fromEntries(STEPS.map((name, at) => [name, at])) as Record<StepName, number>;
+
+/** Step * 256 + endpoint * 16 + URB. */
+export type Step = number;
+
+export function describeStep(step: Step): string {
+  return `${STEPS[step >> 8]} [${(step >> 4) & 15}.${step & 15}]`;
+}
+
+const has = (mask: number, urb: number): boolean => (mask & (1 << urb)) !== 0;
+
+function check(holds: boolean, invariant: string, what: string): void {
+  if (!holds) throw new Violation(`${invariant}: ${what}`);
+}
+
+export class Model {
+  readonly scope: Scope;
+  readonly #totals: number[];
+  readonly #actions = new Actions<number>();
+  readonly #retryActions: retry.RetryActions<number> = new Actions<
+    number,
+    retry.RetryActionKind
+  >();
+
+  constructor(scope: Scope) {
+    this.scope = scope;
+    this.#totals = scope.endpoints.map(({ urbs, later }) => urbs + later);
+  }
+
+  start(): World {
+    const { scope } = this;
+    const recovery: Recovery = scope.fault === 'no hold' ? { kind: 'none' } : RECOVERY[scope.client];
+    const world: World = {
+      paths: scope.endpoints.map(({ stopsOn }) => ({
+        queue: endpointQueue<number>(scope.flightMax ?? 1, stopsOn, recovery),
+        front:
+          scope.client === 'return'
+            ? retry.retryQueue<number>(stopsOn, 'stall-protocol')
+            : scope.client === 'old'
+              ? retry.retryQueue<number>(stopsOn, 'old')
+              : null,
+        up: [],
+        upUnlinks: [],
+        down: [],
+        handlers: [],
+        device: [],
+        cancelled: 0,
+        halted: false,
+        next: 0,
+        out: 0,
+        asked: 0,
+        known: 0,
+        ended: 0,
+        touched: 0,
+        block: [],
+      })),
+      errors: scope.errors,
+      unlinks: scope.unlinks,
+      clears: scope.clears ?? 0,
+      connectionLost: false,
+      deviceGone: false,
+    };
+    for (const [e, { urbs }] of scope.endpoints.entries()) {
+      for (let n = 0; n < urbs; n++) this.#driverSubmits(world, e);
+    }
+    return world;
+  }
+
+  /** All that may happen now. */
+  steps(world: World): Step[] {
+    const { scope } = this;
+    const steps: Step[] = [];
+    const add = (name: StepName, e = 0, urb = 0) => steps.push((STEP[name] << 8) | (e << 4) | urb);
+    const threadFree = world.paths.every((path) => path.handlers.length === 0);
+    let quiet = threadFree;
+    let fenced = false;
+    for (const [e, path] of world.paths.entries()) {
+      const { queue } = path;
+      if (path.down.length > 0 || path.upUnlinks.length > 0) quiet = false;
+      if (queue.phase === 'holding' || queue.barriers > 0) fenced = true;
+      if (path.next < (this.#totals[e] ?? 0) && !world.connectionLost) add('driver submits', e);
+      if (world.unlinks > 0) {
+        for (let urb = 0; urb < path.next; urb++) {
+          if (has(path.out & ~path.asked, urb)) add('driver unlinks', e, urb);
+        }
+      }
+      if (path.up.length > 0) add('gateway receives', e);
+      const victim = path.upUnlinks[0];
+      if (victim !== undefined && !path.up.includes(victim)) add('gateway receives unlink', e);
+      // The kernel's client runs handlers in the thread that receives.
+      if (path.down.length > 0 && (path.front !== null || threadFree)) add('client receives', e);
+      for (const handler of path.handlers) {
+        add((handler & 1) === 0 ? 'handler acts' : 'handler returns', e, handler >> 1);
+      }
+      for (const [at, urb] of path.device.entries()) {
+        const cancelled = has(path.cancelled, urb);
+        if (cancelled) add('device: unlinked', e, urb);
+        if (at > 0 || path.halted) continue;
+        add('device: ok', e, urb);
+        if (world.errors > 0) {
+          add('device: short', e, urb);
+          add('device: error', e, urb);
+        }
+      }
+      if (scope.client === 'timed' && nextMoment(queue) !== Number.POSITIVE_INFINITY) {
+        add('time passes', e);
+      }
+      if (world.clears > 0 && !world.connectionLost) add('cleared', e);
+    }
+    if (fenced && quiet && scope.client === 'exact' && !world.connectionLost) add('fence opens');
+    if (!world.connectionLost && !world.deviceGone) {
+      for (const loss of scope.losses) {
+        add(loss === 'connection' ? 'connection lost' : 'device gone');
+      }
+    }
+    return steps;
+  }
+
+  /** Changes the world; throws a Violation if an invariant breaks. */
+  take(world: World, step: Step): void {
+    const e = (step >> 4) & 15;
+    const urb = step & 15;
+    const path = world.paths[e] as Path;
+    switch (STEPS[step >> 8] as StepName) {
+      case 'driver submits':
+        this.#driverSubmits(world, e);
+        break;
+      case 'driver unlinks':
+        world.unlinks--;
+        this.#driverUnlinks(world, e, urb, NONE);
+        break;
+      case 'gateway receives':
+        this.#gatewayReceives(world, e, path.up.shift() ?? NONE);
+        break;
+      case 'gateway receives unlink':
+        this.#gatewayReceives(world, e, (path.upUnlinks.shift() ?? NONE) | UNLINK);
+        break;
+      case 'client receives':
+        this.#clientReceives(world, e, path.down.shift() ?? 0);
+        break;
+      case 'handler acts':
+        this.#handlerActs(world, e, urb);
+        break;
+      case 'handler returns':
+        this.#handlerReturns(world, e, urb);
+        break;
+      case 'device: ok':
+        this.#deviceEnds(world, e, urb, 'ok');
+        break;
+      case 'device: short':
+        world.errors--;
+        this.#deviceEnds(world, e, urb, 'short');
+        break;
+      case 'device: error':
+        world.errors--;
+        this.#deviceEnds(world, e, urb, 'error');
+        break;
+      case 'device: unlinked':
+        this.#deviceEnds(world, e, urb, 'unlinked');
+        break;
+      case 'fence opens':
+        for (const [at, { queue }] of world.paths.entries()) {
+          fenceOpened(queue, 0, this.#actions);
+          this.#carryOut(world, at);
+        }
+        break;
+      case 'time passes': {
+        const moment = nextMoment(path.queue);
+        elapsed(path.queue, moment, this.#actions);
+        this.#carryOut(world, e);
+        shiftTime(path.queue, moment);
+        break;
+      }
+      case 'cleared':
+        world.clears--;
+        cleared(path.queue, 0, this.#actions);
+        this.#carryOut(world, e);
+        break;
+      case 'connection lost':
+        this.#loseConnection(world);
+        break;
+      case 'device gone':
+        world.deviceGone = true;
+        this.#unlinkAll(world);
+        break;
+    }
+    for (const each of world.paths) this.#checkPath(each);
+  }
+
+  /** Nothing can happen any more: everything must be done. */
+  checkEnd(world: World): void {
+    for (const path of world.paths) {
+      check(path.out === 0, 'I6', `URBs ${bits(path.out)} are never given back to the driver`);
+      check(path.known === 0, 'I6', `the gateway keeps ${bits(path.known)}`);
+      check(path.queue.deadline === Number.POSITIVE_INFINITY, 'I6', 'a timer is left');
+      if (!world.connectionLost && !world.deviceGone) {
+        check(path.queue.phase === 'running', 'I6', `an endpoint is left ${path.queue.phase}`);
+        check(path.queue.waiting.length === 0, 'I6', 'something is left in a queue');
+      }
+      const phase = path.front?.phase;
+      check(phase !== 'collecting', 'I6', 'a front end is left collecting');
+    }
+  }
+
+  #driverSubmits(world: World, e: number): void {
+    const path = world.paths[e] as Path;
+    const urb = path.next++;
+    path.out |= 1 << urb;
+    path.block.push(NONE);
+    if (path.front === null) {
+      path.up.push(urb);
+      return;
+    }
+    retry.submitted(path.front, urb, true, this.#retryActions);
+    this.#carryOutFront(world, e);
+  }
+
+  /** `because` is what the handler that unlinks answers for, or NONE. */
+  #driverUnlinks(world: World, e: number, urb: number, because: number): void {
+    const path = world.paths[e] as Path;
+    path.asked |= 1 << urb;
+    if (because !== NONE) this.#block(path, urb, because);
+    if (path.front === null) {
+      path.upUnlinks.push(urb);
+      return;
+    }
+    retry.unlinked(path.front, urb, this.#retryActions);
+    this.#carryOutFront(world, e);
+  }
+
+  #block(path: Path, urb: number, from: number): void {
+    path.block[urb] = Math.min(path.block[urb] ?? NONE, from);
+  }
+
+  #gatewayReceives(world: World, e: number, message: number): void {
+    const path = world.paths[e] as Path;
+    const { queue } = path;
+    const urb = message & 15;
+    const actions = this.#actions;
+    if ((message & UNLINK) !== 0) {
+      if (!has(path.known, urb) || world.deviceGone) return;
+      const inFlight = queue.flight.includes(urb);
+      unlinked(queue, urb, 0, actions);
+      if (inFlight && this.scope.fault === 'double give-back') actions.add('giveBackUnlinked', urb);
+    } else if (world.deviceGone) {
+      path.down.push(urb * 8 + REPLIES.indexOf('error')); // the transport refuses it
+    } else {
+      check(!has(path.known, urb), 'I2', `URB ${urb} is submitted while the gateway has it`);
+      path.known |= 1 << urb;
+      submitted(queue, urb, (message & CLEAR) !== 0, 'unknown', 0, actions);
+    }
+    this.#carryOut(world, e);
+  }
+
+  #clientReceives(world: World, e: number, message: number): void {
+    const path = world.paths[e] as Path;
+    const urb = message >> 3;
+    const reply = REPLIES[message & 7] as ReplyName;
+    if (path.front === null) {
+      this.#driverGets(world, e, urb, reply);
+      return;
+    }
+    if (reply === 'lost') throw new Error('no reply');
+    retry.replied(path.front, urb, reply, this.#retryActions);
+    if (this.scope.fault === 'no waiting for all') this.#retrySome(path.front);
+    this.#carryOutFront(world, e, reply);
+  }
+
+  #driverGets(world: World, e: number, urb: number, reply: ReplyName): void {
+    const path = world.paths[e] as Path;
+    check(has(path.out, urb), 'I2', `the driver gets URB ${urb} twice`);
+    check(reply !== 'returned', 'I2', `the driver sees that URB ${urb} was returned`);
+    if (reply === 'unlinked') {
+      check(has(path.asked, urb), 'I2', `the driver gets URB ${urb} as unlinked, unasked`);
+      check(!has(path.touched, urb), 'I4', `URB ${urb} moved data and is given back as unlinked`);
+    }
+    const well = reply === 'ok' && !has(path.asked, urb);
+    path.out &= ~(1 << urb);
+    path.asked &= ~(1 << urb);
+    path.touched &= ~(1 << urb);
+    if (reply === 'unlinked') this.#block(path, urb, urb);
+    const acts = !well && this.scope.driver !== 'leaves' && !world.connectionLost;
+    path.handlers.push(urb * 2 + (acts ? 0 : 1));
+    if (this.scope.fault === 'early retry' && path.front !== null) {
+      retry.handled(path.front, this.#retryActions);
+    } else if (path.front === null && well) {
+      this.#handlerReturns(world, e, urb); // nobody can tell how long it took
+    }
+  }
+
+  #handlerActs(world: World, e: number, urb: number): void {
+    const path = world.paths[e] as Path;
+    path.handlers = path.handlers.map((one) => (one === urb * 2 ? one + 1 : one));
+    const { driver } = this.scope;
+    const rest = path.out & ~path.asked;
+    const because = path.block[urb] ?? NONE;
+    const resubmit = () => {
+      if (path.next < (this.#totals[e] ?? 0)) this.#driverSubmits(world, e);
+    };
+    if (driver === 'resubmits' || driver === 'resubmits+unlinks') resubmit();
+    if (driver !== 'resubmits') {
+      for (let other = path.next - 1; other >= 0; other--) {
+        if (has(rest, other)) this.#driverUnlinks(world, e, other, because);
+      }
+    }
+    if (driver === 'unlinks+resubmits') resubmit();
+  }
+
+  #handlerReturns(world: World, e: number, urb: number): void {
+    const path = world.paths[e] as Path;
+    path.handlers = path.handlers.filter((one) => one >> 1 !== urb);
+    path.block[urb] = NONE;
+    if (path.front === null || this.scope.fault === 'early retry') return;
+    retry.handled(path.front, this.#retryActions);
+    if (this.scope.fault === 'no waiting for all') this.#retrySome(path.front);
+    this.#carryOutFront(world, e);
+  }
+
+  /** The fault: retries as soon as handlers have returned, whatever is still at the gateway. */
+  #retrySome(front: retry.RetryQueue<number>): void {
+    if (front.phase !== 'collecting' || front.handling > 0) return;
+    const missing = front.sent.filter((urb) => !front.returned.has(urb));
+    front.sent = front.sent.filter((urb) => front.returned.has(urb));
+    front.handling++;
+    retry.handled(front, this.#retryActions);
+    front.sent.push(...missing);
+  }
+
+  #deviceEnds(world: World, e: number, urb: number, outcome: Outcome): void {
+    const path = world.paths[e] as Path;
+    const { queue } = path;
+    const { stopsOn } = this.scope.endpoints[e] as { stopsOn: StopsOn };
+    path.device = path.device.filter((one) => one !== urb);
+    path.cancelled &= ~(1 << urb);
+    if (outcome === 'ok' || outcome === 'short') path.touched |= 1 << urb;
+    const asked = queue.asked.includes(urb);
+    if (outcome !== 'unlinked' || asked || world.connectionLost || world.deviceGone) {
+      path.ended |= 1 << urb;
+    }
+    const stops = outcome !== 'ok' && (outcome !== 'short' || stopsOn === 'errors');
+    if (stops && stopsOn !== 'nothing') {
+      path.halted = true; // usbfs and others that take several stop by themselves
+      if (outcome !== 'unlinked' || asked) this.#block(path, urb, urb);
+    }
+    if (path.device.length === 0) path.halted = false;
+    completed(queue, urb, outcome, 0, this.#actions);
+    if (world.connectionLost || world.deviceGone) closed(queue, this.#actions);
+    this.#carryOut(world, e, outcome);
+  }
+
+  #loseConnection(world: World): void {
+    world.connectionLost = true;
+    this.#unlinkAll(world);
+    for (const [e, path] of world.paths.entries()) {
+      path.up.length = 0;
+      path.upUnlinks.length = 0;
+      path.down.length = 0;
+      path.handlers = path.handlers.map((one) => one | 1);
+      if (path.front !== null) {
+        retry.connectionLost(path.front, this.#retryActions);
+        this.#carryOutFront(world, e);
+      } else {
+        for (let urb = 0; urb < path.next; urb++) {
+          if (has(path.out, urb)) this.#driverGets(world, e, urb, 'lost');
+        }
+      }
+    }
+  }
+
+  /** As the session does: newest first, then what was held back. */
+  #unlinkAll(world: World): void {
+    for (const [e, path] of world.paths.entries()) {
+      for (let urb = path.next - 1; urb >= 0; urb--) {
+        if (!has(path.known, urb)) continue;
+        unlinked(path.queue, urb, 0, this.#actions);
+        this.#carryOut(world, e);
+      }
+      closed(path.queue, this.#actions);
+      this.#carryOut(world, e);
+    }
+  }
+
+  /** `outcome` is what the URB that the device has just ended is reported with. */
+  #carryOut(world: World, e: number, outcome: Outcome = 'ok'): void {
+    const path = world.paths[e] as Path;
+    const actions = this.#actions;
+    for (let kind = actions.next(); kind !== undefined; kind = actions.next()) {
+      const urb = actions.subject;
+      switch (kind) {
+        case 'start':
+          this.#start(world, path, e, urb);
+          break;
+        case 'cancel':
+          if (path.device.includes(urb)) path.cancelled |= 1 << urb;
+          break;
+        case 'giveBack':
+          this.#gatewayGivesBack(world, path, urb, this.#resultOf(path, urb, outcome));
+          break;
+        case 'giveBackUnlinked':
+        case 'giveBackReturned':
+          check(!has(path.touched, urb), 'I4', `URB ${urb} moved data and goes back without`);
+          check(!path.device.includes(urb), 'I2', `URB ${urb} goes back, but the device has it`);
+          if (kind === 'giveBackUnlinked') this.#block(path, urb, urb);
+          this.#gatewayGivesBack(
+            world,
+            path,
+            urb,
+            kind === 'giveBackUnlinked' ? 'unlinked' : 'returned',
+          );
+          break;
+      }
+    }
+  }
+
+  /** Several may be given back at once; what the device did to each is known by its ghosts. */
+  #resultOf(path: Path, urb: number, outcome: Outcome): ReplyName {
+    const result = path.results?.[urb];
+    return result ?? outcome;
+  }
+
+  #gatewayGivesBack(world: World, path: Path, urb: number, reply: ReplyName): void {
+    check(has(path.known, urb), 'I2', `the gateway gives URB ${urb} back twice`);
+    path.known &= ~(1 << urb);
+    if (!world.connectionLost) path.down.push(urb * 8 + REPLIES.indexOf(reply));
+  }
+
+  #start(world: World, path: Path, e: number, urb: number): void {
+    const { stopsOn } = this.scope.endpoints[e] as { stopsOn: StopsOn };
+    check(has(path.known, urb), 'I2', `URB ${urb} starts, but was given back`);
+    check(!path.device.includes(urb), 'I3', `URB ${urb} starts twice`);
+    check(!has(path.touched, urb), 'I4', `URB ${urb} moved data and starts again`);
+    check(!world.connectionLost && !world.deviceGone, 'I2', `URB ${urb} starts after the end`);
+    for (let other = 0; other < path.next; other++) {
+      if (other < urb) {
+        const left = has(path.out & ~path.asked & ~path.ended, other);
+        check(!left || path.device.includes(other), 'I3', `URB ${urb} overtakes URB ${other}`);
+      } else if (other > urb) {
+        const ran = has(path.ended, other) && !has(path.unstarted, other);
+        check(!ran && !path.device.includes(other), 'I3', `URB ${urb} starts after URB ${other}`);
+      }
+      if (this.scope.client === 'timed' || stopsOn === 'nothing') continue;
+      check(
+        (path.block[other] ?? NONE) >= urb,
+        'I1',
+        `URB ${urb} starts while the handler of URB ${other} has not returned`,
+      );
+    }
+    path.device.push(urb);
+  }
+
+  #carryOutFront(world: World, e: number, reply: ReplyName = 'ok'): void {
+    const path = world.paths[e] as Path;
+    const actions = this.#retryActions;
+    for (let kind = actions.next(); kind !== undefined; kind = actions.next()) {
+      const urb = actions.subject;
+      switch (kind) {
+        case 'send':
+          path.up.push(urb);
+          break;
+        case 'sendClear':
+          path.up.push(urb | CLEAR);
+          break;
+        case 'sendUnlink':
+          path.up.push(urb | UNLINK);
+          break;
+        case 'giveBack':
+          this.#driverGets(world, e, urb, reply);
+          break;
+        case 'giveBackUnlinked':
+          this.#driverGets(world, e, urb, 'unlinked');
+          break;
+        case 'giveBackLost':
+          this.#driverGets(world, e, urb, 'lost');
+          break;
+      }
+    }
+  }
+
+  #checkPath(path: Path): void {
+    const { queue } = path;
+    const waiting = queue.waiting.filter((one): one is number => typeof one === 'number');
+    const barriers = queue.waiting.length - waiting.length;
+    check(barriers === queue.barriers, 'I6', 'barriers are miscounted');
+    check(barriers <= waiting.length + 1, 'I6', 'barriers pile up');
+    check(queue.held <= queue.waiting.length, 'I6', 'more is held than waits');
+    check(queue.asked.length <= queue.flight.length, 'I6', 'unlinks pile up');
+    let seen = 0;
+    for (const urb of [...waiting, ...queue.flight, ...queue.ended]) {
+      check(!has(seen, urb), 'I2', `URB ${urb} is in two places`);
+      seen |= 1 << urb;
+    }
+    check(seen === path.known, 'I2', `the gateway has lost a URB: ${seen}, wanted ${path.known}`);
+    check(queue.flight.length <= queue.flightMax, 'I3', 'the device has too many');
+    if (queue.stopsOn === 'nothing') {
+      check(queue.phase === 'running', 'I5', `a queue that never stops is ${queue.phase}`);
+      const idle = queue.flight.length < queue.flightMax && queue.waiting.length > 0;
+      check(!idle, 'I5', 'a queue that never stops waits');
+    }
+    const { front } = path;
+    if (front?.stopsOn === 'nothing') {
+      check(front.waiting.length === 0, 'I5', 'a front end that never stops waits');
+    }
+  }
+}
+
+function bits(mask: number): string {
+  return [...Array(16).keys()].filter((urb) => has(mask, urb)).join(' ');
+}
