@@ -117,8 +117,6 @@ export class DeviceSession implements DeviceHost {
   readonly #actions = new Actions<Urb>();
   #carryingOut = false;
   #state: State = 'open';
-  /** The device has gone: what comes back untouched was not unlinked by the client. */
-  #gone = false;
   /** The client is to be told that the device has gone, when it has all its URBs. */
   #untold = false;
   #whenEmpty: (() => void) | null = null;
@@ -224,7 +222,6 @@ export class DeviceSession implements DeviceHost {
   removed(): void {
     if (this.#state !== 'open') return;
     this.#state = 'removed';
-    this.#gone = true;
     this.#untold = true;
     this.#unlinkAll();
     if (this.#outstanding.size === 0) this.#emptied();
@@ -323,7 +320,8 @@ export class DeviceSession implements DeviceHost {
     const known = this.#outstanding.delete(urb.id);
     assert(known, 'Cannot give back a URB: it was given back before');
     urb.outstanding = false;
-    urb.status = this.#gone && status === 'unlinked' ? 'shutdown' : status;
+    const unasked = this.#state !== 'open' && status === 'unlinked';
+    urb.status = unasked ? 'shutdown' : status;
     if (status !== 'ok') this.errorCount++;
     this.#client.gaveBack(urb);
     if (urb.setup !== null && status === 'ok') this.#applyEffect(controlEffect(urb.setup));

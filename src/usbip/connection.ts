@@ -63,6 +63,8 @@ export class Connection {
   #claim: Claim | null = null;
   #operationCode = 0;
   #ending = false;
+  /** `close` was called: what arrives is not looked at any more. */
+  #closing = false;
   #receiving = false;
 
   constructor(options: ConnectionOptions) {
@@ -86,7 +88,7 @@ export class Connection {
    * @throws {RemoteProtocolError} if they break the protocol; close the connection then.
    */
   receive(chunk: Buffer): void {
-    if (this.#ending) return;
+    if (this.#ending || this.#closing) return;
     this.#receiving = true;
     try {
       this.#framer.receive(chunk);
@@ -100,10 +102,14 @@ export class Connection {
     return this.#writer.take();
   }
 
-  /** Gives back the URBs and the device; resolves when another client may have it. */
+  /**
+   * Gives back the URBs and the device; resolves when another client may have it, and when all
+   * replies are there to be sent.
+   */
   async close(): Promise<void> {
-    this.#ending = true;
+    this.#closing = true;
     await this.#claim?.release();
+    this.#ending = true;
   }
 
   /** Chooses per frame between the two phases; `#urbs` tells which one it is. */

@@ -18,7 +18,7 @@ import { ackedOctets, readInto, setUserTimeout } from './sockets.ts';
 const KEEPALIVE_MILLISECONDS = 10_000;
 /** Data that a client has not acknowledged for so long ends its connection. */
 const USER_TIMEOUT_MILLISECONDS = 20_000;
-/** A connection that asks for nothing is closed. */
+/** A connection that has imported nothing is closed. */
 const OPERATION_TIMEOUT_MILLISECONDS = 30_000;
 /** Replies that wait for a client before it is not read from any more. */
 const UNSENT_OCTETS_MAX = 1 << 20;
@@ -26,7 +26,7 @@ const UNSENT_OCTETS_MAX = 1 << 20;
 const READ_OCTETS = 256 * 1024;
 /** Connections at a time; each costs a descriptor and a little memory before it imports. */
 const CONNECTIONS_MAX = 1024;
-/** How long a client may take to receive its last replies when the gateway stops. */
+/** How long a client may take to receive its last replies and to close its end. */
 const GOODBYE_MILLISECONDS = 2_000;
 
 export interface ServerLog {
@@ -142,6 +142,7 @@ class Client {
   readonly #options: ClientOptions;
   readonly #peer: string;
   #flushScheduled = false;
+  #lifeTimer: NodeJS.Timeout | undefined;
   /** Resolves when the device is free again. */
   #released: Promise<void> | null = null;
 
@@ -165,23 +166,26 @@ class Client {
     socket.on('drain', () => socket.resume());
     socket.on('error', (error) => this.#say('warn', `connection lost: ${error.message}`));
     socket.on('close', () => this.#closed());
-    socket.setTimeout(OPERATION_TIMEOUT_MILLISECONDS, () => {
-      if (this.#connection.busId === undefined) socket.destroy();
-    });
+    this.#limitLife(OPERATION_TIMEOUT_MILLISECONDS);
   }
 
   /** Says goodbye: what is outstanding comes back, replies are sent, the connection closes. */
   async end(): Promise<void> {
-    this.#socket.pause();
-    this.#released ??= this.#connection.close();
-    this.#flush();
     // It may be closed already, and only its device not released yet.
     const gone =
       this.#socket.closed || new Promise((resolve) => this.#socket.once('close', resolve));
-    const impatience = setTimeout(() => this.#socket.destroy(), GOODBYE_MILLISECONDS);
-    this.#socket.resume(); // to see the client's own end
-    await Promise.all([gone, this.#released]);
-    clearTimeout(impatience);
+    this.#limitLife(GOODBYE_MILLISECONDS);
+    this.#released ??= this.#connection.close();
+    await this.#released;
+    this.#flush();
+    await gone;
+  }
+
+  /** Ends the connection, whatever it does, when this time is over; Infinity for never. */
+  #limitLife(milliseconds: number): void {
+    clearTimeout(this.#lifeTimer);
+    if (milliseconds === Number.POSITIVE_INFINITY) return;
+    this.#lifeTimer = setTimeout(() => this.#socket.destroy(), milliseconds);
   }
 
   receive(chunk: Buffer): void {
@@ -214,11 +218,14 @@ class Client {
       for (const piece of pieces) socket.write(piece);
       socket.uncork();
     }
-    if (this.#connection.ending) socket.end();
-    else if (socket.writableLength > UNSENT_OCTETS_MAX) socket.pause();
+    if (this.#connection.ending) {
+      socket.end();
+      this.#limitLife(GOODBYE_MILLISECONDS);
+    } else if (socket.writableLength > UNSENT_OCTETS_MAX) socket.pause();
   }
 
   #closed(): void {
+    clearTimeout(this.#lifeTimer);
     const busId = this.#connection.busId;
     this.#released ??= this.#connection.close();
     this.#released.then(
@@ -234,8 +241,10 @@ class Client {
   }
 
   #logEvent(event: ConnectionEvent): void {
-    if (event.type === 'imported') this.#say('info', `attached ${event.busId}`);
-    else if (event.type === 'listed') this.#say('info', 'listed devices');
+    if (event.type === 'imported') {
+      this.#limitLife(Number.POSITIVE_INFINITY);
+      this.#say('info', `attached ${event.busId}`);
+    } else if (event.type === 'listed') this.#say('info', 'listed devices');
     else this.#say('warn', `refused ${event.busId}: ${event.reason}`);
   }
 

@@ -377,7 +377,7 @@ describe('DeviceSession', () => {
       assert(!device.log.includes('close'));
       device.complete(device.atDevice[0], 'unlinked');
       await closed;
-      assert.deepEqual(client.take(), ['1 ok 3', '2 unlinked 0']);
+      assert.deepEqual(client.take(), ['1 ok 3', '2 shutdown 0']);
     });
 
     it('each caller waits until the device is free', async () => {
