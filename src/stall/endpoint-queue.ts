@@ -76,7 +76,7 @@ const SETTLES_MAX = 8;
 export type Phase = 'running' | 'stopping' | 'settling' | 'holding';
 
 /** Stands in `waiting` where a transfer was unlinked before it started. */
-class Barrier {
+export class Barrier {
   readonly until: number;
   constructor(until: number) {
     this.until = until;

@@ -361,7 +361,7 @@ describe('DeviceSession', () => {
       await session.close();
       assert.deepEqual(
         client.take().sort(),
-        [1, 2, 3].map((id) => `${id} unlinked 0`),
+        [1, 2, 3].map((id) => `${id} shutdown 0`),
       );
       assert.deepEqual(device.take().slice(-2), ['close', 'closed']);
       assert.throws(() => session.submit(read(9)), { code: 'ERR_ASSERTION' });

@@ -13,6 +13,7 @@
  */
 import {
   Actions,
+  Barrier,
   cleared,
   closed,
   completed,
@@ -119,8 +120,12 @@ interface Path {
   known: number;
   /** The device has ended them for good. */
   ended: number;
+  /** Those of them that the device has worked on. */
+  ran: number;
   /** The device moved data for them. */
   touched: number;
+  /** By URB: how the device ended it, until the gateway reports that; or NONE. */
+  results: number[];
   /** By URB: it stopped the queue for URBs behind this one until its handler returns; or NONE. */
   block: number[];
 }
@@ -173,10 +178,7 @@ export class Model {
   readonly scope: Scope;
   readonly #totals: number[];
   readonly #actions = new Actions<number>();
-  readonly #retryActions: retry.RetryActions<number> = new Actions<
-    number,
-    retry.RetryActionKind
-  >();
+  readonly #retryActions: retry.RetryActions<number> = new Actions<number, retry.RetryActionKind>();
 
   constructor(scope: Scope) {
     this.scope = scope;
@@ -185,7 +187,8 @@ export class Model {
 
   start(): World {
     const { scope } = this;
-    const recovery: Recovery = scope.fault === 'no hold' ? { kind: 'none' } : RECOVERY[scope.client];
+    const recovery: Recovery =
+      scope.fault === 'no hold' ? { kind: 'none' } : RECOVERY[scope.client];
     const world: World = {
       paths: scope.endpoints.map(({ stopsOn }) => ({
         queue: endpointQueue<number>(scope.flightMax ?? 1, stopsOn, recovery),
@@ -207,7 +210,9 @@ export class Model {
         asked: 0,
         known: 0,
         ended: 0,
+        ran: 0,
         touched: 0,
+        results: [],
         block: [],
       })),
       errors: scope.errors,
@@ -363,6 +368,7 @@ export class Model {
     const urb = path.next++;
     path.out |= 1 << urb;
     path.block.push(NONE);
+    path.results.push(NONE);
     if (path.front === null) {
       path.up.push(urb);
       return;
@@ -490,8 +496,10 @@ export class Model {
     path.cancelled &= ~(1 << urb);
     if (outcome === 'ok' || outcome === 'short') path.touched |= 1 << urb;
     const asked = queue.asked.includes(urb);
-    if (outcome !== 'unlinked' || asked || world.connectionLost || world.deviceGone) {
+    if (outcome !== 'unlinked') path.ran |= 1 << urb;
+    if (outcome !== 'unlinked' || asked) {
       path.ended |= 1 << urb;
+      path.results[urb] = REPLIES.indexOf(outcome);
     }
     const stops = outcome !== 'ok' && (outcome !== 'short' || stopsOn === 'errors');
     if (stops && stopsOn !== 'nothing') {
@@ -501,7 +509,7 @@ export class Model {
     if (path.device.length === 0) path.halted = false;
     completed(queue, urb, outcome, 0, this.#actions);
     if (world.connectionLost || world.deviceGone) closed(queue, this.#actions);
-    this.#carryOut(world, e, outcome);
+    this.#carryOut(world, e);
   }
 
   #loseConnection(world: World): void {
@@ -536,8 +544,7 @@ export class Model {
     }
   }
 
-  /** `outcome` is what the URB that the device has just ended is reported with. */
-  #carryOut(world: World, e: number, outcome: Outcome = 'ok'): void {
+  #carryOut(world: World, e: number): void {
     const path = world.paths[e] as Path;
     const actions = this.#actions;
     for (let kind = actions.next(); kind !== undefined; kind = actions.next()) {
@@ -550,7 +557,9 @@ export class Model {
           if (path.device.includes(urb)) path.cancelled |= 1 << urb;
           break;
         case 'giveBack':
-          this.#gatewayGivesBack(world, path, urb, this.#resultOf(path, urb, outcome));
+          check(path.results[urb] !== NONE, 'I2', `URB ${urb} goes back, but has not ended`);
+          this.#gatewayGivesBack(world, path, urb, REPLIES[path.results[urb] ?? 0] ?? 'ok');
+          path.results[urb] = NONE;
           break;
         case 'giveBackUnlinked':
         case 'giveBackReturned':
@@ -568,16 +577,13 @@ export class Model {
     }
   }
 
-  /** Several may be given back at once; what the device did to each is known by its ghosts. */
-  #resultOf(path: Path, urb: number, outcome: Outcome): ReplyName {
-    const result = path.results?.[urb];
-    return result ?? outcome;
-  }
-
   #gatewayGivesBack(world: World, path: Path, urb: number, reply: ReplyName): void {
     check(has(path.known, urb), 'I2', `the gateway gives URB ${urb} back twice`);
     path.known &= ~(1 << urb);
-    if (!world.connectionLost) path.down.push(urb * 8 + REPLIES.indexOf(reply));
+    if (world.connectionLost) return;
+    // The session says 'shutdown' then.
+    const told = world.deviceGone && reply === 'unlinked' ? 'error' : reply;
+    path.down.push(urb * 8 + REPLIES.indexOf(told));
   }
 
   #start(world: World, path: Path, e: number, urb: number): void {
@@ -591,8 +597,11 @@ export class Model {
         const left = has(path.out & ~path.asked & ~path.ended, other);
         check(!left || path.device.includes(other), 'I3', `URB ${urb} overtakes URB ${other}`);
       } else if (other > urb) {
-        const ran = has(path.ended, other) && !has(path.unstarted, other);
-        check(!ran && !path.device.includes(other), 'I3', `URB ${urb} starts after URB ${other}`);
+        check(
+          !has(path.ran, other) && !path.device.includes(other),
+          'I3',
+          `URB ${urb} starts after URB ${other}`,
+        );
       }
       if (this.scope.client === 'timed' || stopsOn === 'nothing') continue;
       check(
@@ -637,7 +646,9 @@ export class Model {
     const waiting = queue.waiting.filter((one): one is number => typeof one === 'number');
     const barriers = queue.waiting.length - waiting.length;
     check(barriers === queue.barriers, 'I6', 'barriers are miscounted');
-    check(barriers <= waiting.length + 1, 'I6', 'barriers pile up');
+    if (queue.phase === 'running') {
+      check(barriers <= waiting.length + 1, 'I6', 'barriers pile up');
+    }
     check(queue.held <= queue.waiting.length, 'I6', 'more is held than waits');
     check(queue.asked.length <= queue.flight.length, 'I6', 'unlinks pile up');
     let seen = 0;
@@ -661,4 +672,117 @@ export class Model {
 
 function bits(mask: number): string {
   return [...Array(16).keys()].filter((urb) => has(mask, urb)).join(' ');
+}
+
+/** When something happens to the queue by time alone; its clock stands at 0. */
+function nextMoment(queue: EndpointQueue<number>): number {
+  let moment = queue.deadline;
+  if (queue.barriers === 0) return moment;
+  for (const one of queue.waiting) {
+    if (one instanceof Barrier && one.until > 0) moment = Math.min(moment, one.until);
+  }
+  return moment;
+}
+
+/** Sets the queue's clock back to 0. */
+function shiftTime(queue: EndpointQueue<number>, by: number): void {
+  queue.deadline -= by;
+  queue.settleEnd -= by;
+  for (const [at, one] of queue.waiting.entries()) {
+    if (one instanceof Barrier) queue.waiting[at] = new Barrier(Math.max(0, one.until - by));
+  }
+}
+
+export function cloneWorld(world: World): World {
+  return { ...world, paths: world.paths.map(clonePath) };
+}
+
+function clonePath(path: Path): Path {
+  const { queue, front } = path;
+  return {
+    ...path,
+    queue: {
+      ...queue,
+      waiting: queue.waiting.slice(),
+      flight: queue.flight.slice(),
+      asked: queue.asked.slice(),
+      ended: queue.ended.slice(),
+    },
+    front:
+      front === null
+        ? null
+        : {
+            ...front,
+            sent: front.sent.slice(),
+            waiting: front.waiting.slice(),
+            returned: new Set(front.returned),
+            asked: new Set(front.asked),
+            guarded: new Set(front.guarded),
+          },
+    up: path.up.slice(),
+    upUnlinks: path.upUnlinks.slice(),
+    down: path.down.slice(),
+    handlers: path.handlers.slice(),
+    device: path.device.slice(),
+    results: path.results.slice(),
+    block: path.block.slice(),
+  };
+}
+
+const PHASES = ['running', 'stopping', 'settling', 'holding'];
+const RETRY_PHASES = ['running', 'collecting', 'retrying', 'lost'];
+
+/** The same for two worlds if and only if they have the same futures. */
+export function keyOf(world: World): string {
+  const codes = [
+    world.errors,
+    world.unlinks,
+    world.clears,
+    (world.connectionLost ? 1 : 0) + (world.deviceGone ? 2 : 0),
+  ];
+  for (const path of world.paths) codePath(path, codes);
+  return String.fromCharCode(...codes);
+}
+
+function codePath(path: Path, codes: number[]): void {
+  const { queue, front } = path;
+  const list = (numbers: readonly number[]) => codes.push(numbers.length, ...numbers);
+  const mask = (set: ReadonlySet<number>) => {
+    let sum = 0;
+    for (const urb of set) sum |= 1 << urb;
+    return sum;
+  };
+  list(path.up);
+  list(path.upUnlinks);
+  list(path.down);
+  list(path.handlers);
+  list(path.device);
+  list(path.results);
+  list(path.block);
+  codes.push(path.cancelled, path.halted ? 1 : 0, path.next, path.out, path.asked);
+  codes.push(path.known, path.ended, path.ran, path.touched);
+  // What a phase does not look at before it is set anew is left out.
+  const { phase } = queue;
+  codes.push(PHASES.indexOf(phase));
+  list(queue.waiting.map((one) => (typeof one === 'number' ? one : 16 + moment(one.until))));
+  list(queue.flight);
+  list(queue.asked);
+  list(queue.ended);
+  if (phase === 'stopping' && queue.flightMax > 1) list(queue.cancelled);
+  if (phase === 'holding') codes.push(queue.held, queue.unanswered ? 1 : 0);
+  if (phase === 'settling') codes.push(moment(queue.settleEnd));
+  codes.push(
+    (queue.failed ? 1 : 0) + (queue.returning ? 2 : 0),
+    moment(queue.patience),
+    moment(queue.deadline),
+  );
+  if (front === null) return;
+  codes.push(RETRY_PHASES.indexOf(front.phase), front.handling);
+  list(front.sent);
+  list(front.waiting);
+  codes.push(mask(front.returned), mask(front.asked), mask(front.guarded));
+}
+
+function moment(milliseconds: number): number {
+  return milliseconds === Number.POSITIVE_INFINITY ? 99 : milliseconds;
 }
