@@ -26,4 +26,7 @@ export { RemoteProtocolError, UserError } from './core/errors.ts';
 export { DEFAULT_LIMITS, type SessionLimits } from './core/limits.ts';
 export { type Export, Registry } from './core/registry.ts';
 export { type SessionOptions, timedRecovery } from './core/session.ts';
+export { type ImportOptions, importDevice, RemoteDevice } from './usbip/client.ts';
+export type { Pending } from './usbip/front-end.ts';
 export { type ListenAddress, type ServerOptions, UsbipServer } from './usbip/server.ts';
+export type { Transfer, TransferResult } from './usbip/transfer.ts';

@@ -17,7 +17,7 @@ export type ProtocolErrorCode =
   | 'bad-length'
   | 'bad-packet-count'
   | 'duplicate-seqnum'
-  | 'bad-text';
+  | 'unknown-seqnum';
 
 /** A peer broke the protocol. `code` is for programs, the message for the log. */
 export class RemoteProtocolError extends Error {

@@ -22,3 +22,12 @@ export const ERRNO_BY_STATUS: Readonly<Record<UrbStatus, number>> = {
   invalid: -22, // EINVAL
   'no-memory': -12, // ENOMEM
 };
+
+const STATUS_BY_ERRNO = new Map<number, UrbStatus>(
+  Object.entries(ERRNO_BY_STATUS).map(([status, errno]) => [errno, status as UrbStatus]),
+).set(ERRNO_BY_STATUS.unlinked, 'unlinked'); // which 'returned' shares
+
+/** A status as a server sent it; a number that no status has is a protocol error. */
+export function statusOf(errno: number): UrbStatus {
+  return STATUS_BY_ERRNO.get(errno) ?? 'protocol-error';
+}

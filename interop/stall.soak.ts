@@ -1,0 +1,56 @@
+/** stall.test.ts for longer: `npm run soak`. */
+import { strict as assert } from 'node:assert';
+import type { Guest } from './lab/guest.ts';
+import { sharedGuest } from './lab/shared-guest.ts';
+import {
+  faults,
+  formatProbe,
+  OTHER_CASES,
+  probeGateway,
+  SHORT_CASE,
+  UNLINK_CASES,
+  usbtestThroughGateway,
+} from './lab/stall-probe.ts';
+import { detachAll } from './lab/usbip.ts';
+
+const ROUNDS = 10_000;
+/** How many times the rounds of `npm test` the other cases get, idle and loaded. */
+const OTHERS_FACTOR = 5;
+const USBTEST_MINUTES = 30;
+
+const say = (text: string) => console.log(`      ${text}`);
+
+describe('stall probe, for long', function () {
+  this.timeout(3_600_000);
+  let guest: Guest;
+
+  before(async () => {
+    guest = await sharedGuest();
+  });
+
+  afterEach(async function () {
+    if (guest.alive) await detachAll(guest);
+    if (this.currentTest?.isPassed()) assert.deepEqual(guest.kernelComplaints(), []);
+  });
+
+  for (const load of [false, true]) {
+    const cases = [
+      { ...SHORT_CASE, rounds: ROUNDS },
+      ...OTHER_CASES.map((one) => ({ ...one, rounds: one.rounds * OTHERS_FACTOR })),
+    ];
+    for (const one of cases) {
+      const name = `${one.name}, guest ${load ? 'loaded' : 'idle'}`;
+      it(`${name}, ${one.rounds} rounds`, async () => {
+        const result = await probeGateway(guest, one, one.rounds, { load });
+        say(formatProbe(name, result));
+        assert.deepEqual(faults(one, one.rounds, result), []);
+      });
+    }
+  }
+
+  it(`usbtest ${UNLINK_CASES.join(', ')} for ${USBTEST_MINUTES} minutes`, async () => {
+    const { rounds, failed } = await usbtestThroughGateway(guest, USBTEST_MINUTES * 60);
+    say(`usbtest: ${rounds} rounds of ${UNLINK_CASES.length} cases`);
+    assert.deepEqual(failed, []);
+  });
+});
