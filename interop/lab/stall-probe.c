@@ -20,7 +20,8 @@
  *   stall-probe NODE [name=value ...]     see `settings` below for names and defaults
  *
  * It prints a line of JSON each second with the counts so far, and one at its end ("done": 1). A
- * hang ends it. Exit code 0 means that it could measure, not that all is well.
+ * hang ends it. Exit code 0 means that it could measure, not that all is well; 3 that the device went
+ * away under it.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -97,9 +98,13 @@ static double now(void) {
   return time.tv_sec * 1e3 + time.tv_nsec / 1e6;
 }
 
+static void print_counts(int done);
+
 static void die(const char *what) {
   fprintf(stderr, "stall-probe: %s: %s\n", what, strerror(errno));
-  exit(1);
+  if (errno != ENODEV) exit(1);
+  print_counts(0);
+  exit(3);
 }
 
 static int by(const char *name) { return strcmp(unlink_by, name) == 0; }

@@ -89,6 +89,8 @@ const NOTHING: ProbeCounts = {
   statuses: {},
 };
 
+/** Exit code of the probe. */
+const DEVICE_GONE = 3;
 /** How often the kernel's log is looked at while the probe runs. */
 const LOOK_MILLISECONDS = 500;
 
@@ -126,6 +128,9 @@ export async function runProbe(
   if (typeof ended === 'string') {
     probe.signal('SIGKILL');
     return { ...counts, stopped: ended.split('\n')[0] ?? ended };
+  }
+  if (ended.code === DEVICE_GONE && last !== undefined) {
+    return { ...counts, stopped: 'the device has gone' };
   }
   if (ended.code !== 0 || last === undefined) {
     throw new Error(`Cannot probe ${node}: exit code ${ended.code}\n${ended.stderr}`);
@@ -280,7 +285,7 @@ export const OTHER_CASES: readonly ProbeCase[] = [
     spec: 'virtual:source-sink,delay=5,stamp',
     settings: { unlink: 'all' },
     rounds: 150,
-    statuses: ['-2'],
+    statuses: ['0', '-2'],
   },
 ];
 

@@ -9,7 +9,7 @@
  * `gaveBack`; so actions are worked off in one loop (`#carryOut`), never recursively: a queue of a
  * thousand URBs costs no stack.
  */
-import { strict as assert } from 'node:assert';
+
 import {
   Actions,
   cleared,
@@ -27,6 +27,7 @@ import {
   submitted,
   unlinked,
 } from '../stall/endpoint-queue.ts';
+import { assert } from './assert.ts';
 import { type Clock, systemClock } from './clock.ts';
 import { type ControlEffect, controlEffect } from './control-effect.ts';
 import type { DeviceHost, EndpointInfo, QueueModel, TransferType, UsbDevice } from './device.ts';
@@ -155,7 +156,7 @@ export class DeviceSession implements DeviceHost {
 
   /** The URB's id must be new and its endpoint one of this device's. */
   submit(urb: Urb): void {
-    assert(this.#state === 'open', `Cannot submit a URB: the session is ${this.#state}`);
+    assert(this.#state === 'open', 'Cannot submit a URB: the session is not open');
     assert(!this.#outstanding.has(urb.id), 'Cannot submit a URB: its id is outstanding');
     this.#outstanding.set(urb.id, urb);
     urb.outstanding = true;

@@ -7,7 +7,7 @@
  *
  * All kinds share one class, so that the hot path stays monomorphic.
  */
-import { strict as assert } from 'node:assert';
+import { assert } from './assert.ts';
 import type { EndpointInfo } from './device.ts';
 
 /**

@@ -501,27 +501,30 @@ export type ActionKind = 'start' | 'cancel' | 'giveBack' | 'giveBackUnlinked' | 
 /** What the driver must do, in order. Flat arrays, reused: nothing is allocated per transfer. */
 export class Actions<T, Kind = ActionKind> {
   readonly #kinds: Kind[] = [];
-  readonly #subjects: T[] = [];
+  readonly #subjects: (T | undefined)[] = [];
+  #filled = 0;
   #taken = 0;
+  #subject: T | undefined;
 
   add(kind: Kind, subject: T): void {
-    this.#kinds.push(kind);
-    this.#subjects.push(subject);
+    this.#kinds[this.#filled] = kind;
+    this.#subjects[this.#filled++] = subject;
   }
 
   /** The next action's kind, or undefined when all are done. Follow with `subject`. */
   next(): Kind | undefined {
-    if (this.#taken === this.#kinds.length) {
-      this.#kinds.length = 0;
-      this.#subjects.length = 0;
+    if (this.#taken === this.#filled) {
       this.#taken = 0;
+      this.#filled = 0;
       return undefined;
     }
+    this.#subject = this.#subjects[this.#taken];
+    this.#subjects[this.#taken] = undefined; // or the memory behind it would live on
     return this.#kinds[this.#taken++];
   }
 
   /** What the action that `next` returned last is about. */
   get subject(): T {
-    return this.#subjects[this.#taken - 1] as T;
+    return this.#subject as T;
   }
 }

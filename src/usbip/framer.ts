@@ -6,7 +6,7 @@
  * after `receive`. The handler says how long each header and body is, after it has checked the
  * peer's numbers: this file trusts it and allocates.
  */
-import { strict as assert } from 'node:assert';
+import { assert } from '../core/assert.ts';
 import type { BufferPool } from './buffer-pool.ts';
 
 export interface FrameHandler {

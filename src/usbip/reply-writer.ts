@@ -5,7 +5,7 @@
  * copied but put between two pieces of slab. Slab memory is used once: it starts out as zeros, so
  * padding needs no writing, and it may be handed to the socket as it is.
  */
-import { strict as assert } from 'node:assert';
+import { assert } from '../core/assert.ts';
 import type { Urb, UrbStatus } from '../core/urb.ts';
 import { COMMAND, HEADER_OCTETS, IsoDescriptor, RetSubmit, RetUnlink } from './protocol.ts';
 import { ERRNO_BY_STATUS } from './status.ts';

@@ -6,7 +6,7 @@
  * octets moved is reported with both, RET_SUBMIT first: RET_UNLINK carries no data, and vhci takes
  * that order as "it had ended before", so what the device moved is not lost.
  */
-import { strict as assert } from 'node:assert';
+import { assert } from '../core/assert.ts';
 import type { EndpointInfo } from '../core/device.ts';
 import { RemoteProtocolError } from '../core/errors.ts';
 import type { SessionLimits } from '../core/limits.ts';

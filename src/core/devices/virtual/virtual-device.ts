@@ -8,7 +8,7 @@
  * Endpoint 0 is served by `ControlPipe`; what packets do to transfers stands in packets.ts and
  * isochronous.ts.
  */
-import { strict as assert } from 'node:assert';
+import { assert } from '../../assert.ts';
 import { type Clock, systemClock } from '../../clock.ts';
 import type { DeviceHost, DeviceInfo, EndpointInfo, UsbDevice } from '../../device.ts';
 import type { Urb, UrbStatus } from '../../urb.ts';
