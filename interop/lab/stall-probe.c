@@ -39,6 +39,7 @@
 #define OCTETS_MAX (1 << 16)
 #define ROUNDS_MAX (1 << 20)
 #define ERRNO_MAX 256
+#define WAIT_MILLISECONDS 100
 #define REQUEST_COUNTERS 0x5d
 
 static struct {
@@ -56,7 +57,7 @@ static struct {
   long clear;       /* 1: clear the halt after a stall; with unlink=none at once, else after a round */
   long beside;      /* a second endpoint, OUT: it must work while this one is held (unlink=discard) */
 } set = {.endpoint = 0x81, .alternate = -1, .depth = 8, .octets = 4096, .packet = 512,
-         .rounds = 100, .limit = 10000};
+         .rounds = 100, .limit = 30000};
 static const char *unlink_by = "continuation";
 
 static const struct {
@@ -168,10 +169,12 @@ static void hang(void) {
   _exit(0);
 }
 
-/* Returns the slot of a URB that has come back, or NULL if none does in time. */
+/*
+ * Returns the slot of a URB that has come back, or NULL if none does in time. Time is counted in
+ * short waits, as the clock of an emulated machine may jump when its host is busy.
+ */
 static struct slot *reap(void) {
-  double end = now() + (double)set.limit;
-  for (;;) {
+  for (long waited = 0;;) {
     struct usbdevfs_urb *urb = NULL;
     if (ioctl(node, USBDEVFS_REAPURBNDELAY, &urb) == 0) {
       struct slot *slot = urb->usercontext;
@@ -179,10 +182,9 @@ static struct slot *reap(void) {
       return slot;
     }
     if (errno != EAGAIN) die("Cannot reap a URB");
-    double rest = end - now();
-    if (rest <= 0) return NULL;
+    if (waited >= set.limit) return NULL;
     struct pollfd ready = {node, POLLOUT, 0};
-    poll(&ready, 1, (int)rest + 1);
+    if (poll(&ready, 1, WAIT_MILLISECONDS) == 0) waited += WAIT_MILLISECONDS;
   }
 }
 

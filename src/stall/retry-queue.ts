@@ -116,7 +116,7 @@ export function submitted<T>(
   guarded: boolean,
   actions: RetryActions<T>,
 ): void {
-  if (queue.server === 'old' && guarded) queue.guarded.add(transfer);
+  if (guarded && queue.server === 'old' && queue.stopsOn !== 'nothing') queue.guarded.add(transfer);
   switch (queue.phase) {
     case 'running':
       if (queue.waiting.length > 0 || isBlocked(queue)) queue.waiting.push(transfer);

@@ -14,6 +14,7 @@ import type { DeviceSession, SessionClient } from '../core/session.ts';
 import { Urb, type UrbStatus } from '../core/urb.ts';
 import type { Evidence } from '../stall/endpoint-queue.ts';
 import type { BufferPool } from './buffer-pool.ts';
+import { EarlyUnlinks } from './early-unlinks.ts';
 import { CLEAR_STALL_FLAG } from './extension.ts';
 import type { FrameHandler } from './framer.ts';
 import { CmdUnlink, COMMAND, HEADER_OCTETS } from './protocol.ts';
@@ -71,9 +72,11 @@ export class UrbPhase implements FrameHandler, SessionClient {
   #refusal: UrbStatus = 'ok';
   /** Transfer buffers of URBs that are not given back. */
   #outstandingOctets = 0;
+  readonly #earlyUnlinks: EarlyUnlinks;
 
   constructor(options: UrbPhaseOptions) {
     this.#options = options;
+    this.#earlyUnlinks = new EarlyUnlinks(options.limits.urbsMax);
   }
 
   begin(session: DeviceSession): void {
@@ -142,6 +145,10 @@ export class UrbPhase implements FrameHandler, SessionClient {
     const seen = this.#see(this.#endpoint);
     this.#isochronous = seen?.type === 'isochronous';
     const octets = bodyOctets(header, seen, limits);
+    if (this.#wasUnlinked(header.seqnum)) {
+      this.keepBody = false;
+      return octets;
+    }
     this.#refusal = session.isOpen ? refusal(header, this.#endpoint, limits) : 'shutdown';
     const cost = costOf(header.octets, this.#isochronous ? header.packetCount : 0);
     if (this.#refusal === 'ok' && !this.#hasRoom(session, cost)) this.#refusal = 'no-memory';
@@ -150,6 +157,15 @@ export class UrbPhase implements FrameHandler, SessionClient {
     if (octets === 0) this.#submit(NO_OCTETS, false);
     else if (!this.keepBody) this.#refuse(this.#refusal, NO_OCTETS);
     return octets;
+  }
+
+  /** Whether the URB's unlink has overtaken it, which is answered then; see early-unlinks.ts. */
+  #wasUnlinked(seqnum: number): boolean {
+    const unlink = this.#earlyUnlinks.arrived(seqnum);
+    const { writer } = this.#options;
+    if (unlink !== undefined) writer.unlinkReply(unlink, 'unlinked');
+    for (const missed of this.#earlyUnlinks.takeMissed()) writer.unlinkReply(missed, 'ok');
+    return unlink !== undefined;
   }
 
   /** The endpoint that the header names, or else the one that it named before. */
@@ -203,6 +219,7 @@ export class UrbPhase implements FrameHandler, SessionClient {
     const victim = view.getUint32(at + CmdUnlink.offsets.victim);
     const session = this.#openSession();
     const urb = session.outstanding(victim);
+    if (urb === undefined && this.#earlyUnlinks.keep(victim, seqnum)) return;
     if (urb === undefined || urb.unlinkTag >= 0) {
       this.#options.writer.unlinkReply(seqnum, 'ok'); // its RET_SUBMIT has gone out before
       return;

@@ -50,6 +50,8 @@ export interface Scope {
   readonly driver: Driver;
   /** For each endpoint: URBs submitted at once, and how many more the driver may submit later. */
   readonly endpoints: readonly { stopsOn: StopsOn; urbs: number; later: number }[];
+  /** Later submits come from handlers only. */
+  readonly handlersOnly?: boolean;
   /** URBs that may end with an error or short. */
   readonly errors: number;
   /** URBs that the driver may unlink at any moment, beside what its handlers unlink. */
@@ -239,7 +241,8 @@ export class Model {
       const { queue } = path;
       if (path.down.length > 0 || path.upUnlinks.length > 0) quiet = false;
       if (queue.phase === 'holding' || queue.barriers > 0) fenced = true;
-      if (path.next < (this.#totals[e] ?? 0) && !world.connectionLost) add('driver submits', e);
+      const more = path.next < (this.#totals[e] ?? 0) && scope.handlersOnly !== true;
+      if (more && !world.connectionLost) add('driver submits', e);
       if (world.unlinks > 0) {
         for (let urb = 0; urb < path.next; urb++) {
           if (has(path.out & ~path.asked, urb)) add('driver unlinks', e, urb);

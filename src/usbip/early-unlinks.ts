@@ -1,0 +1,66 @@
+/**
+ * Unlinks that arrive before the URB that they are about.
+ *
+ * vhci's sender thread looks for submits, then for unlinks (vhci_tx_loop). A URB that is submitted
+ * and unlinked between these two looks has its CMD_UNLINK sent first. Linux's own server answers
+ * that unlink with "had ended before", runs the URB when it arrives, and its RET_SUBMIT then ends
+ * the connection, for the client has forgotten the URB.
+ *
+ * So such an unlink waits for its victim, which is then never started and answered by RET_UNLINK
+ * alone. It must not be answered sooner: vhci finds the URB by that answer only once it was sent.
+ *
+ * Which victims are still to come is told by their numbers: vhci counts up, so the victim's lies
+ * between the last that was submitted and the unlink's own. If a later URB comes instead, the
+ * victim was never to come, and the unlink is answered as for any unknown one.
+ */
+const NONE: readonly number[] = [];
+
+export class EarlyUnlinks {
+  readonly #countMax: number;
+  /** seqnum of the unlink by that of its victim. */
+  readonly #byVictim = new Map<number, number>();
+  #lastSubmitted: number | undefined;
+
+  /** `countMax`: unlinks that may wait at a time. */
+  constructor(countMax: number) {
+    this.#countMax = countMax;
+  }
+
+  /** Keeps an unlink if its victim is still to come; else false, and it is to be answered now. */
+  keep(victim: number, unlink: number): boolean {
+    const last = this.#lastSubmitted;
+    if (last === undefined || !isAfter(victim, last) || !isAfter(unlink, victim)) return false;
+    if (this.#byVictim.size >= this.#countMax || this.#byVictim.has(victim)) return false;
+    this.#byVictim.set(victim, unlink);
+    return true;
+  }
+
+  /** A URB arrives; returns the unlink that waits for it, if any. */
+  arrived(seqnum: number): number | undefined {
+    if (this.#lastSubmitted === undefined || isAfter(seqnum, this.#lastSubmitted)) {
+      this.#lastSubmitted = seqnum;
+    }
+    if (this.#byVictim.size === 0) return undefined;
+    const unlink = this.#byVictim.get(seqnum);
+    this.#byVictim.delete(seqnum);
+    return unlink;
+  }
+
+  /** Unlinks whose victims cannot come any more; each is returned once. */
+  takeMissed(): readonly number[] {
+    if (this.#byVictim.size === 0) return NONE;
+    const last = this.#lastSubmitted ?? 0;
+    const missed: number[] = [];
+    for (const [victim, unlink] of this.#byVictim) {
+      if (isAfter(victim, last)) continue;
+      this.#byVictim.delete(victim);
+      missed.push(unlink);
+    }
+    return missed;
+  }
+}
+
+/** Sequence numbers are 32 bits and wrap. */
+function isAfter(one: number, other: number): boolean {
+  return ((one - other) | 0) > 0;
+}
