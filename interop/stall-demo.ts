@@ -5,9 +5,8 @@
  * The probe (lab/stall-probe.c) submits eight reads, of which the first ends short, as a driver that
  * treats this as an error and has the rest unlinked. None of the rest may move data.
  */
+import { bootGuest, type Guest } from './lab/guest.ts';
 import {
-  bootProbeGuest,
-  type ProbeGuest,
   type ProbeResult,
   probeGateway,
   probeKernelServer,
@@ -17,10 +16,10 @@ import {
 
 const ROUNDS_DEFAULT = 200;
 
-const SYSTEMS: readonly [string, (lab: ProbeGuest, rounds: number) => Promise<ProbeResult>][] = [
-  ['local controller', ({ guest }, rounds) => probeLocally(guest, rounds)],
-  ['kernel usbip-host', ({ guest }, rounds) => probeKernelServer(guest, rounds)],
-  ['urbgate', (lab, rounds) => probeGateway(lab, SHORT_CASE, rounds)],
+const SYSTEMS: readonly [string, (guest: Guest, rounds: number) => Promise<ProbeResult>][] = [
+  ['local controller', probeLocally],
+  ['kernel usbip-host', probeKernelServer],
+  ['urbgate', (guest, rounds) => probeGateway(guest, SHORT_CASE, rounds)],
 ];
 
 function line(cells: readonly string[]): string {
@@ -33,16 +32,16 @@ async function demo(rounds: number): Promise<void> {
   const remarks: string[] = [];
   for (const [name, probe] of SYSTEMS) {
     // One each: the kernel's server may leave its guest past use.
-    const lab = await bootProbeGuest('stall-demo');
+    const guest = await bootGuest({ name: 'stall-demo' });
     try {
-      const result = await probe(lab, rounds);
+      const result = await probe(guest, rounds);
       const { violations, violationOctets, hangs, stopped } = result;
       const figures = [result.rounds, violations, violationOctets, hangs].map(String);
       console.log(line([name, ...figures]));
       if (stopped !== undefined) remarks.push(`${name} stopped early: ${stopped}`);
       if (name === 'urbgate' && (violations > 0 || hangs > 0)) process.exitCode = 1;
     } finally {
-      await lab.guest.kill();
+      await guest.kill();
     }
   }
   for (const remark of remarks) console.log(remark);

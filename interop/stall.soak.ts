@@ -1,16 +1,17 @@
 /** stall.test.ts for longer: `npm run soak`. */
 import { strict as assert } from 'node:assert';
+import type { Guest } from './lab/guest.ts';
+import { sharedGuest } from './lab/shared-guest.ts';
 import {
-  bootProbeGuest,
   faults,
   formatProbe,
   OTHER_CASES,
-  type ProbeGuest,
   probeGateway,
   SHORT_CASE,
   UNLINK_CASES,
   usbtestThroughGateway,
 } from './lab/stall-probe.ts';
+import { detachAll } from './lab/usbip.ts';
 
 const ROUNDS = 10_000;
 /** How many times the rounds of `npm test` the other cases get, idle and loaded. */
@@ -21,18 +22,14 @@ const say = (text: string) => console.log(`      ${text}`);
 
 describe('stall probe, for long', function () {
   this.timeout(3_600_000);
-  let lab: ProbeGuest;
+  let guest: Guest;
 
   before(async () => {
-    lab = await bootProbeGuest('stall-soak');
-  });
-
-  after(async () => {
-    await lab?.guest.kill();
+    guest = await sharedGuest();
   });
 
   afterEach(async function () {
-    const { guest } = lab;
+    if (guest.alive) await detachAll(guest);
     if (this.currentTest?.isPassed()) assert.deepEqual(guest.kernelComplaints(), []);
   });
 
@@ -44,7 +41,7 @@ describe('stall probe, for long', function () {
     for (const one of cases) {
       const name = `${one.name}, guest ${load ? 'loaded' : 'idle'}`;
       it(`${name}, ${one.rounds} rounds`, async () => {
-        const result = await probeGateway(lab, one, one.rounds, { load });
+        const result = await probeGateway(guest, one, one.rounds, { load });
         say(formatProbe(name, result));
         assert.deepEqual(faults(one, one.rounds, result), []);
       });
@@ -52,7 +49,7 @@ describe('stall probe, for long', function () {
   }
 
   it(`usbtest ${UNLINK_CASES.join(', ')} for ${USBTEST_MINUTES} minutes`, async () => {
-    const { rounds, failed } = await usbtestThroughGateway(lab.guest, USBTEST_MINUTES * 60);
+    const { rounds, failed } = await usbtestThroughGateway(guest, USBTEST_MINUTES * 60);
     say(`usbtest: ${rounds} rounds of ${UNLINK_CASES.length} cases`);
     assert.deepEqual(failed, []);
   });

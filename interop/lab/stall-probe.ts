@@ -1,8 +1,7 @@
 /** Runs stall-probe.c in a guest; that file says what it does and counts. */
 
 import { startGateway, startGatewayInGuest } from './gateway.ts';
-import { bootGuest, type Guest } from './guest.ts';
-import { hostCommand } from './host-command.ts';
+import type { Guest } from './guest.ts';
 import { compiled, labSource } from './kernel.ts';
 import { exportByKernel } from './kernel-stub.ts';
 import { loadUsbtest, runUsbtest, type UsbtestResult } from './testusb.ts';
@@ -290,91 +289,36 @@ export const OTHER_CASES: readonly ProbeCase[] = [
   },
 ];
 
-/** A guest that reaches gateways on the host. */
-export interface ProbeGuest {
-  guest: Guest;
-  /** The host's end of a network cable to the guest; undefined where there can be none. */
-  cable: string | undefined;
-}
-
-/** Of the network card at the guest's end of the cable. */
-const CABLE_MAC = '52:54:00:75:72:62';
-
-/**
- * Boots a guest with a cable: a tap device, so that the two kernels' TCP talk to each other.
- *
- * QEMU's user-mode network will not do for this. It is a TCP of its own that acknowledges in the
- * guest's name, so that the gateway takes the guest to know what has not reached it, and under load
- * it loses segments and sends them again after one second, which no timed hold outlasts.
- */
-export async function bootProbeGuest(name: string): Promise<ProbeGuest> {
-  const device = `urbtap${process.pid}`;
-  if (!(await canHaveTap(device))) return { guest: await bootGuest({ name }), cable: undefined };
-  const guest = await bootGuest({
-    name,
-    qemuArguments: [
-      ...['-netdev', `tap,id=cable,ifname=${device},script=no,downscript=no`],
-      ...['-device', `virtio-net-pci,netdev=cable,mac=${CABLE_MAC},romfile=`],
-    ],
-  });
-  try {
-    const network = `10.97.${process.pid % 256}`;
-    // The device goes with QEMU.
-    await hostCommand('ip', ['address', 'add', `${network}.1/24`, 'dev', device]);
-    await hostCommand('ip', ['link', 'set', device, 'up']);
-    await guest.succeed(`cd /sys/class/net
-card=$(grep -lx ${CABLE_MAC} */address)
-ip address add ${network}.2/24 dev \${card%/address}
-ip link set \${card%/address} up
-for try in $(seq 20); do ping -c 1 -W 1 ${network}.1 && exit; done
-exit 1`);
-    return { guest, cable: `${network}.1` };
-  } catch (error) {
-    await guest.kill();
-    throw error;
-  }
-}
-
-async function canHaveTap(device: string): Promise<boolean> {
-  try {
-    await hostCommand('ip', ['tuntap', 'add', 'dev', device, 'mode', 'tap']);
-    await hostCommand('ip', ['tuntap', 'delete', 'dev', device, 'mode', 'tap']);
-    return true;
-  } catch {
-    return false;
-  }
-}
-
-/** Where the gateway runs; 'host' needs a cable. */
+/** Where the gateway runs. */
 export type GatewayPlace = 'host' | 'guest';
 
 /** Starts a gateway for a case, attaches its device, runs the probe, and takes all of it down. */
 export async function probeGateway(
-  { guest, cable }: ProbeGuest,
+  guest: Guest,
   { spec, settings }: ProbeCase,
   rounds: number,
   { load = false, place = 'host' as GatewayPlace } = {},
 ): Promise<ProbeResult> {
-  const listen = place === 'host' && cable !== undefined ? ['--listen', `${cable}:${PORT}`] : [];
-  const options = { exports: [spec], arguments: ['--control', 'none', ...listen] };
-  const run = async (server: UsbipServer) => {
+  const options = { exports: [spec], arguments: ['--control', 'none'] };
+  const run = async (server?: UsbipServer) => {
     const { node } = await attach(guest, '1-1', server);
     const seconds = 60 + rounds * ROUND_SECONDS_MAX;
     const measure = () => runProbe(guest, node, { stamps: true, ...settings, rounds }, seconds);
-    const result = await (load ? underLoad(guest, measure) : measure());
-    await detachAll(guest);
-    return result;
+    return load ? underLoad(guest, measure) : measure();
   };
   await loadVhci(guest);
-  if (place === 'guest' || cable === undefined) {
+  if (place === 'guest') {
     const gateway = await startGatewayInGuest(guest, options);
     const result = await run({ address: '127.0.0.1', port: gateway.port });
+    await detachAll(guest);
     await gateway.stop();
     return result;
   }
   const gateway = await startGateway(options);
   try {
-    const result = await run({ address: cable, port: PORT });
+    guest.forward(gateway.port);
+    const result = await run();
+    await detachAll(guest);
     await gateway.stop();
     return result;
   } finally {
@@ -382,8 +326,6 @@ export async function probeGateway(
   }
 }
 
-/** On the host's end of the cable, where nobody else listens. */
-const PORT = 3240;
 /** On the average, on a slow machine. */
 const ROUND_SECONDS_MAX = 0.5;
 

@@ -4,13 +4,12 @@
  * and lab/stall-probe.ts for the cases; stall.soak.ts runs them for longer.
  */
 import { strict as assert } from 'node:assert';
-import { bootGuest } from './lab/guest.ts';
+import { bootGuest, type Guest } from './lab/guest.ts';
+import { sharedGuest } from './lab/shared-guest.ts';
 import {
-  bootProbeGuest,
   faults,
   formatProbe,
   OTHER_CASES,
-  type ProbeGuest,
   probeGateway,
   probeKernelServer,
   probeLocally,
@@ -19,6 +18,7 @@ import {
   UNLINK_CASES,
   usbtestThroughGateway,
 } from './lab/stall-probe.ts';
+import { detachAll, loadVhci } from './lab/usbip.ts';
 
 const REFERENCE_ROUNDS = 100;
 const CONTROL_ROUNDS = 200;
@@ -30,24 +30,20 @@ const say = (text: string) => console.log(`      ${text}`);
 
 describe('stall probe', function () {
   this.timeout(600_000);
-  let lab: ProbeGuest;
+  let guest: Guest;
 
   before(async () => {
-    lab = await bootProbeGuest('stall');
-    if (lab.cable === undefined) say('no network cable here: every gateway runs in the guest');
-  });
-
-  after(async () => {
-    await lab?.guest.kill();
+    guest = await sharedGuest();
+    await loadVhci(guest);
   });
 
   afterEach(async function () {
-    const { guest } = lab;
+    if (guest.alive) await detachAll(guest);
     if (this.currentTest?.isPassed()) assert.deepEqual(guest.kernelComplaints(), []);
   });
 
   it("finds no violation on the kernel's own controller", async () => {
-    const result = await probeLocally(lab.guest, REFERENCE_ROUNDS);
+    const result = await probeLocally(guest, REFERENCE_ROUNDS);
     say(formatProbe('dummy_hcd', result));
     assert.deepEqual(faults(SHORT_CASE, REFERENCE_ROUNDS, result), []);
   });
@@ -67,14 +63,14 @@ describe('stall probe', function () {
     const how = load ? 'guest loaded' : 'guest idle';
 
     it(`${SHORT_CASE.name}, ${SHORT_CASE.rounds} rounds, ${how}`, async () => {
-      const result = await probeGateway(lab, SHORT_CASE, SHORT_CASE.rounds, { load });
+      const result = await probeGateway(guest, SHORT_CASE, SHORT_CASE.rounds, { load });
       say(formatProbe(`${SHORT_CASE.name}, ${how}`, result));
       assert.deepEqual(faults(SHORT_CASE, SHORT_CASE.rounds, result), []);
     });
 
     it(`${SHORT_CASE.name}, ${GUEST_ROUNDS} rounds, ${how} with the gateway in it`, async () => {
       const options = { load, place: 'guest' as const };
-      const result = await probeGateway(lab, SHORT_CASE, GUEST_ROUNDS, options);
+      const result = await probeGateway(guest, SHORT_CASE, GUEST_ROUNDS, options);
       say(formatProbe(`${SHORT_CASE.name}, ${how}, gateway in it`, result));
       assert.deepEqual(faults(SHORT_CASE, GUEST_ROUNDS, result), []);
     });
@@ -82,14 +78,14 @@ describe('stall probe', function () {
 
   for (const one of OTHER_CASES) {
     it(`${one.name}, ${one.rounds} rounds`, async () => {
-      const result = await probeGateway(lab, one, one.rounds);
+      const result = await probeGateway(guest, one, one.rounds);
       say(formatProbe(one.name, result));
       assert.deepEqual(faults(one, one.rounds, result), []);
     });
   }
 
   it(`usbtest ${UNLINK_CASES.join(', ')} for ${USBTEST_SECONDS} s`, async () => {
-    const { rounds, failed } = await usbtestThroughGateway(lab.guest, USBTEST_SECONDS);
+    const { rounds, failed } = await usbtestThroughGateway(guest, USBTEST_SECONDS);
     say(`usbtest: ${rounds} rounds of ${UNLINK_CASES.length} cases`);
     assert.deepEqual(failed, []);
   });
