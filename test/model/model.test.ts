@@ -1,8 +1,7 @@
 /**
  * Proof of the stall protocol in the small: every interleaving of a few URBs, errors, unlinks and
  * losses, with all invariants checked in every state, each run shown to end, and everything given
- * back at its end. MODEL_SCOPE=large for a longer run (5.4 million states; five to fifteen
- * minutes, 2 GB).
+ * back at its end. MODEL_SCOPE=large for a longer run (5 million states, about ten minutes, 2 GB).
  */
 import { strict as assert } from 'node:assert';
 import type { StopsOn } from '../../src/stall/endpoint-queue.ts';
