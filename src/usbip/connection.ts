@@ -61,7 +61,6 @@ export class Connection {
   readonly #writer = new ReplyWriter();
   #urbs: UrbPhase | null = null;
   #claim: Claim | null = null;
-  #operationCode = 0;
   #ending = false;
   /** `close` was called: what arrives is not looked at any more. */
   #closing = false;
@@ -136,8 +135,7 @@ export class Connection {
 
   #operationHeader(head: Buffer): number {
     const request = parseOperation(head);
-    this.#operationCode = request.code;
-    if (this.#operationCode === OPERATION.requestDeviceList) {
+    if (request.code === OPERATION.requestDeviceList) {
       this.#writer.append(deviceListReply(this.#options.registry.list()));
       this.#options.onEvent({ type: 'listed' });
       this.#ending = true;

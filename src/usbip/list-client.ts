@@ -6,7 +6,6 @@
  * so binary-parser reads it.
  */
 import { connect } from 'node:net';
-// By its file, as in core/descriptors.ts.
 import { Parser } from 'binary-parser';
 import type { Speed } from '../core/device.ts';
 import { UserError } from '../core/errors.ts';
