@@ -5,6 +5,7 @@
  * A row of the definition goes before the engine's own answer, so that a device may replace any
  * standard request. What nobody answers is stalled; a stall of endpoint 0 ends with the request.
  */
+import { controlEffect } from '../../control-effect.ts';
 import {
   type AlternateSetting,
   controlEndpoint,
@@ -154,7 +155,9 @@ export class ControlPipe<S> {
         ? row.answer(this.#state, setup)
         : row.answer(this.#state, setup, dataOut);
     }
-    if (TYPES[(setup.requestType >> 5) & 3] !== 'standard') return stall;
+    if (TYPES[(setup.requestType >> 5) & 3] !== 'standard') {
+      return controlEffect(setup).type === 'reset' ? this.#portReset() : stall;
+    }
     const isIn = (setup.requestType & 0x80) !== 0;
     return isIn ? this.#answerIn(setup) : this.#answerOut(setup);
   }
@@ -280,6 +283,20 @@ export class ControlPipe<S> {
     if (next === null && value !== 0) return stall;
     this.#configure(next);
     this.#definition.onReset?.(this.#state);
+    return ack;
+  }
+
+  /** A hub's request that reached the device: as the kernel does, what was configured stays so. */
+  #portReset(): Answer {
+    const active = this.#active;
+    const chosen = [...this.#chosen];
+    this.reset();
+    this.#definition.onReset?.(this.#state);
+    if (active === null) return ack;
+    this.#configure(active);
+    for (const [number, alternate] of chosen) {
+      if (alternate !== 0) this.#setInterface(number, alternate);
+    }
     return ack;
   }
 

@@ -100,6 +100,30 @@ describe('control pipe (USB 2.0, 9.4)', () => {
     });
   });
 
+  describe('a port reset sent to the device (is_reset_device_cmd of the kernel’s stub)', () => {
+    const portReset = [0x23, SET_FEATURE, 4, 1] as const;
+
+    it('clears halts and keeps configuration and alternate setting', async () => {
+      const rig = rigOf();
+      await rig.configure([0, 1]);
+      assert.equal(await out(rig, 2, SET_FEATURE, 0, BULK_IN), 'ok');
+      rig.state.take();
+      assert.equal(await out(rig, ...portReset), 'ok');
+      assert.equal(await ask(rig, 0x80, GET_CONFIGURATION, 0, 0), '01');
+      assert.equal(await ask(rig, 0x81, GET_INTERFACE, 0, 0), '01');
+      assert.equal(await ask(rig, 0x82, GET_STATUS, 0, BULK_IN), '0000');
+      assert(rig.state.take().includes('reset'));
+    });
+
+    it('leaves a device that is not configured so, and no other feature is taken', async () => {
+      const rig = rigOf();
+      assert.equal(await out(rig, ...portReset), 'ok');
+      assert.equal(await ask(rig, 0x80, GET_CONFIGURATION, 0, 0), '00');
+      assert.equal(await out(rig, 0x23, SET_FEATURE, 8, 1), 'stall');
+      assert.equal(await out(rig, 0x23, CLEAR_FEATURE, 4, 1), 'stall');
+    });
+  });
+
   describe('SET_CONFIGURATION and GET_CONFIGURATION', () => {
     it('begin at 0; choose by value; forget with 0', async () => {
       const rig = rigOf();
