@@ -74,6 +74,7 @@ export async function runUsbtest(
   cases: readonly UsbtestCase[],
 ): Promise<UsbtestResult[]> {
   const program = await testusbProgram();
+  await waitBound(guest, node);
   const results: UsbtestResult[] = [];
   for (const wanted of cases) {
     const full = { ...DEFAULTS, ...wanted };
@@ -82,6 +83,23 @@ export async function runUsbtest(
     if (result.outcome === 'timeout') break;
   }
   return results;
+}
+
+/**
+ * Waits until usbtest has the device's interface: a device shows its configuration before drivers
+ * have been offered its interfaces.
+ */
+async function waitBound(guest: Guest, node: string): Promise<void> {
+  await guest.succeed(
+    `device=/sys/dev/char/$(printf '%d:%d' 0x$(stat -c %t ${node}) 0x$(stat -c %T ${node}))
+for try in $(seq 100); do
+  driver=$(readlink $device/*:1.0/driver)
+  [ "\${driver##*/}" = usbtest ] && exit 0
+  sleep 0.1
+done
+echo "Cannot test ${node}: its driver is \${driver##*/}, wanted usbtest" >&2
+exit 1`,
+  );
 }
 
 async function runCase(

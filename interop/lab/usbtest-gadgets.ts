@@ -32,12 +32,17 @@ export const INTERRUPT_OCTETS = 60;
 /** An interrupt source and sink: a HID gadget whose files are fed with zeroes and emptied. */
 export async function interruptGadget(guest: Guest): Promise<Gadget> {
   const attributes = { report_length: '64', subclass: '0', protocol: '0', report_desc: 'x' };
+  // A test before may have loaded it, and it would take a HID gadget before usbtest can.
+  await guest.succeed('if [ -e /sys/module/usbhid ]; then rmmod usbhid; fi');
   const gadget = await createGadget(guest, { function: 'hid.usb0', attributes });
   const file = await guest.succeed('ls /dev/hidg* | tail -1');
   const path = file.trim();
   // `cat` ends at an empty packet.
   const sink = guest.start(`while :; do cat ${path} > /dev/null; done`);
-  const source = guest.start(`exec dd if=/dev/zero of=${path} bs=${INTERRUPT_OCTETS} 2> /dev/null`);
+  // One in about a hundred writers comes to a stop, and usbtest gives up after 10 s: a fresh one
+  // takes over before that.
+  const write = `timeout -s KILL 2 dd if=/dev/zero of=${path} bs=${INTERRUPT_OCTETS}`;
+  const source = guest.start(`while :; do ${write} 2> /dev/null; done`);
   const remove = async () => {
     for (const process of [sink, source]) process.signal('SIGKILL');
     for (const process of [sink, source]) await process.result(10);
