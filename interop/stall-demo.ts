@@ -7,19 +7,19 @@
  */
 import { bootGuest, type Guest } from './lab/guest.ts';
 import {
-  type ProbeResult,
-  probeGateway,
+  probeGatewayInGuest,
   probeKernelServer,
   probeLocally,
   SHORT_CASE,
-} from './lab/stall-probe.ts';
+} from './lab/stall-cases.ts';
+import type { ProbeResult } from './lab/stall-probe.ts';
 
 const ROUNDS_DEFAULT = 200;
 
 const SYSTEMS: readonly [string, (guest: Guest, rounds: number) => Promise<ProbeResult>][] = [
   ['local controller', probeLocally],
   ['kernel usbip-host', probeKernelServer],
-  ['urbgate', (guest, rounds) => probeGateway(guest, SHORT_CASE, rounds)],
+  ['urbgate', (guest, rounds) => probeGatewayInGuest(guest, SHORT_CASE, { rounds })],
 ];
 
 function line(cells: readonly string[]): string {

@@ -1,16 +1,15 @@
 /** stall.test.ts for longer: `npm run soak`. */
 import { strict as assert } from 'node:assert';
-import type { Guest } from './lab/guest.ts';
-import { sharedGuest } from './lab/shared-guest.ts';
+import { bootCabledGuest, type CabledGuest } from './lab/cable.ts';
 import {
   faults,
-  formatProbe,
   OTHER_CASES,
   probeGateway,
   SHORT_CASE,
   UNLINK_CASES,
   usbtestThroughGateway,
-} from './lab/stall-probe.ts';
+} from './lab/stall-cases.ts';
+import { formatProbe } from './lab/stall-probe.ts';
 import { detachAll } from './lab/usbip.ts';
 
 const ROUNDS = 10_000;
@@ -22,13 +21,16 @@ const say = (text: string) => console.log(`      ${text}`);
 
 describe('stall probe, for long', function () {
   this.timeout(3_600_000);
-  let guest: Guest;
+  let cabled: CabledGuest;
 
   before(async () => {
-    guest = await sharedGuest();
+    cabled = await bootCabledGuest({ name: 'stall-soak' });
   });
 
+  after(() => cabled?.kill());
+
   afterEach(async function () {
+    const { guest } = cabled;
     if (guest.alive) await detachAll(guest);
     if (this.currentTest?.isPassed()) assert.deepEqual(guest.kernelComplaints(), []);
   });
@@ -41,7 +43,7 @@ describe('stall probe, for long', function () {
     for (const one of cases) {
       const name = `${one.name}, guest ${load ? 'loaded' : 'idle'}`;
       it(`${name}, ${one.rounds} rounds`, async () => {
-        const result = await probeGateway(guest, one, one.rounds, { load });
+        const result = await probeGateway(cabled, one, { rounds: one.rounds, load });
         say(formatProbe(name, result));
         assert.deepEqual(faults(one, one.rounds, result), []);
       });
@@ -49,7 +51,7 @@ describe('stall probe, for long', function () {
   }
 
   it(`usbtest ${UNLINK_CASES.join(', ')} for ${USBTEST_MINUTES} minutes`, async () => {
-    const { rounds, failed } = await usbtestThroughGateway(guest, USBTEST_MINUTES * 60);
+    const { rounds, failed } = await usbtestThroughGateway(cabled, USBTEST_MINUTES * 60);
     say(`usbtest: ${rounds} rounds of ${UNLINK_CASES.length} cases`);
     assert.deepEqual(failed, []);
   });

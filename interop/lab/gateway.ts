@@ -23,10 +23,14 @@ export interface GatewayOptions {
   environment?: Readonly<Record<string, string>>;
   /** What to run in place of `node dist/src/cli/main.js serve`. */
   command?: readonly string[];
+  /** A command that runs it, e.g. `['ip', 'netns', 'exec', name]`. It must exec it. */
+  within?: readonly string[];
+  /** Where it listens; on the loopback by default, at a port of its own. */
+  listen?: string;
   startTimeoutSeconds?: number;
 }
 
-const LISTENING = /Listening on [^\s]*?:(\d+)/;
+const LISTENING = /Listening on [^\s]*:(\d+)/;
 
 function commandLine(options: GatewayOptions): string[] {
   const program = join(checkoutFolder(), 'dist', 'src', 'cli', 'main.js');
@@ -35,7 +39,14 @@ function commandLine(options: GatewayOptions): string[] {
   }
   const exports = options.exports.flatMap((spec) => ['--export', spec]);
   const command = options.command ?? [process.execPath, program, 'serve'];
-  return [...command, '--listen', '127.0.0.1:0', ...exports, ...(options.arguments ?? [])];
+  const listen = ['--listen', options.listen ?? '127.0.0.1:0'];
+  return [
+    ...(options.within ?? []),
+    ...command,
+    ...listen,
+    ...exports,
+    ...(options.arguments ?? []),
+  ];
 }
 
 /** A gateway on the host. */

@@ -32,6 +32,8 @@ export interface GuestOptions {
   /** More arguments to QEMU, e.g. `['-device', 'qemu-xhci']`. */
   qemuArguments?: readonly string[];
   bootTimeoutSeconds?: number;
+  /** A command that runs QEMU, e.g. `['ip', 'netns', 'exec', name]`. It must exec it. */
+  within?: readonly string[];
 }
 
 export interface RunOptions {
@@ -272,6 +274,7 @@ function qemuCommand(images: LabImages, options: GuestOptions, folder: string): 
       `,guestfwd=tcp:${GATEWAY_ADDRESS}:${port}-cmd:${images.forward} ${forwardFile(folder, port)}`,
   );
   return [
+    ...(options.within ?? []),
     'qemu-system-x86_64',
     ...['-name', options.name ?? 'guest', '-nodefaults', '-no-user-config', '-display', 'none'],
     ...['-machine', 'q35', '-accel', 'tcg,thread=multi', '-cpu', 'max,-la57', '-no-reboot'],

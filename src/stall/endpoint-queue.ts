@@ -99,6 +99,8 @@ export interface EndpointQueue<T> {
   readonly ended: T[];
   /** While holding: how many of `waiting`, from its head, arrived before the report. */
   held: number;
+  /** What is held arrived after the report: a second arrival makes the hold a long one. */
+  late: boolean;
   /** The hold that this driver has earned; see `holdMilliseconds`. */
   patience: number;
   /** What was queued before the report is held, and nothing has been unlinked or cleared yet. */
@@ -131,6 +133,7 @@ export function endpointQueue<T>(
     cancelled: [],
     ended: [],
     held: 0,
+    late: false,
     patience: recovery.kind === 'hold' ? recovery.holdMilliseconds : 0,
     unanswered: false,
     deep: false,
@@ -321,6 +324,7 @@ function report<T>(queue: EndpointQueue<T>, now: number, actions: Actions<T>): v
   dropBarriers(queue);
   queue.phase = 'holding';
   queue.held = queue.waiting.length;
+  queue.late = false;
   queue.unanswered = queue.held > 0;
   restartHold(queue, now);
 }
@@ -339,7 +343,12 @@ function isExact(recovery: Recovery & { kind: 'hold' }): boolean {
   return recovery.arrivalMilliseconds === Number.POSITIVE_INFINITY;
 }
 
-/** A transfer, now last in `waiting`, arrived after the report. */
+/**
+ * A transfer, now last in `waiting`, arrived after the report.
+ *
+ * A single one may be the client's answer (the status that follows a data phase), and is held for
+ * a short time only. Several look like a queue that was under way when the report left.
+ */
 function arriveAfterReport<T>(
   queue: EndpointQueue<T>,
   evidence: Evidence,
@@ -349,12 +358,19 @@ function arriveAfterReport<T>(
   if (queue.recovery.kind !== 'hold') return;
   if (queue.held > 0) {
     // One that the client may have sent in answer must not prolong the hold of the others.
-    const behindHeld = queue.held === queue.waiting.length - 1;
-    if (behindHeld && evidence === 'sent-before-report') queue.held++;
+    if (queue.held !== queue.waiting.length - 1) return;
+    if (queue.late) {
+      queue.held++;
+      queue.unanswered = true;
+      restartHold(queue, now);
+    } else if (evidence === 'sent-before-report') {
+      queue.held++;
+    }
   } else if (evidence === 'sent-after-report' && !queue.deep && !isExact(queue.recovery)) {
     resume(queue, now, actions);
   } else {
     queue.held = 1;
+    queue.late = true;
     queue.unanswered = evidence === 'sent-before-report';
     if (queue.unanswered) restartHold(queue, now);
     else queue.deadline = now + queue.recovery.arrivalMilliseconds;
@@ -454,6 +470,7 @@ function passBarrier<T>(queue: EndpointQueue<T>, barrier: Barrier, now: number):
   });
   queue.phase = 'holding';
   queue.held = queue.waiting.length;
+  queue.late = false;
   queue.unanswered = false;
   queue.deadline = until;
   return false;
