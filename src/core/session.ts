@@ -10,23 +10,25 @@
  * thousand URBs costs no stack.
  */
 
+import { Actions } from '../stall/actions.ts';
 import {
-  Actions,
+  type ActionKind,
   cleared,
   closed,
   completed,
+  deadlineOf,
   type EndpointQueue,
-  type Evidence,
   elapsed,
   endpointQueue,
   fenceOpened,
   needsTime,
   type Outcome,
-  type Recovery,
+  overtaken,
   type StopsOn,
   submitted,
   unlinked,
 } from '../stall/endpoint-queue.ts';
+import type { Evidence, Recovery } from '../stall/fence.ts';
 import { assert } from './assert.ts';
 import { type Clock, systemClock } from './clock.ts';
 import { type ControlEffect, controlEffect } from './control-effect.ts';
@@ -95,7 +97,8 @@ type State = 'open' | 'removed' | 'closing' | 'closed';
 
 /** A queue with what the machine leaves to its driver. */
 interface Slot {
-  readonly endpoint: EndpointInfo;
+  /** As it was last seen: another alternate setting may have it in another interface. */
+  endpoint: EndpointInfo;
   readonly queue: EndpointQueue<Urb>;
   /** The client's mark of the last report that the queue waits for. */
   mark: number;
@@ -115,7 +118,7 @@ export class DeviceSession implements DeviceHost {
   /** By endpoint number, IN endpoints from 16 on. Endpoint 0 has one queue for both ways. */
   readonly #slots: (Slot | undefined)[] = new Array(32).fill(undefined);
   readonly #outstanding = new Map<number, Urb>();
-  readonly #actions = new Actions<Urb>();
+  readonly #actions = new Actions<Urb, ActionKind>();
   #carryingOut = false;
   #state: State = 'open';
   /** The client is to be told that the device has gone, when it has all its URBs. */
@@ -162,6 +165,7 @@ export class DeviceSession implements DeviceHost {
     urb.outstanding = true;
     this.urbCount++;
     const slot = this.#slotOf(urb.endpoint);
+    if (slot.endpoint.type === urb.endpoint.type) slot.endpoint = urb.endpoint;
     const { queue } = slot;
     if (!needsTime(queue)) {
       submitted(queue, urb, urb.clearStall, 'unknown', 0, this.#actions);
@@ -179,6 +183,18 @@ export class DeviceSession implements DeviceHost {
     if (urb === undefined) return;
     const slot = this.#slotOf(urb.endpoint);
     unlinked(slot.queue, urb, this.#clock.now(), this.#actions);
+    this.#arm(slot);
+    this.#carryOut();
+  }
+
+  /**
+   * The unlink of a URB has arrived before the URB, which is therefore never submitted here, and
+   * the client was told: what is behind it waits for the client's handler all the same.
+   */
+  overtaken(endpoint: EndpointInfo): void {
+    const slot = this.#slotOf(endpoint);
+    overtaken(slot.queue, this.#clock.now(), this.#actions);
+    slot.mark = this.#client.reportMark?.() ?? 0;
     this.#arm(slot);
     this.#carryOut();
   }
@@ -258,6 +274,7 @@ export class DeviceSession implements DeviceHost {
     // Another alternate setting may have another kind of endpoint there; it gets a queue of its own
     // when the old one's URBs are all back.
     if (slot !== undefined && (slot.endpoint.type === type || !isIdle(slot.queue))) return slot;
+    slot?.cancelTimer();
     const fresh: Slot = {
       endpoint,
       queue: endpointQueue(
@@ -275,7 +292,7 @@ export class DeviceSession implements DeviceHost {
 
   /** Sets the timer to the queue's deadline. */
   #arm(slot: Slot): void {
-    const { deadline } = slot.queue;
+    const deadline = deadlineOf(slot.queue);
     if (deadline === slot.armed) return;
     slot.cancelTimer();
     slot.armed = deadline;

@@ -27,12 +27,7 @@
  * - I6 Nothing waits for ever: it waits for replies and handlers only, and all of these come, or
  *   `connectionLost` does.
  *
- * Phases:
- *
- *     running --(one comes back with an error, unlinked or returned)--> collecting
- *     collecting --(all are back, all handlers have returned)--> retrying
- *     retrying --(the first transfer is sent, with clear-stall)--> running
- *     any --(connection lost)--> lost
+ * Phases: `RETRY_TRANSITIONS` below.
  *
  * `retrying` lasts only if nothing is left to retry: then it waits for the driver's next transfer.
  * All must be back before the first retry, so that the gateway cannot take an old transfer that is
@@ -43,9 +38,10 @@
  *
  * Old servers know nothing of this, and start what they have. There, nothing is sent behind a
  * transfer that must not be overtaken (URB_SHORT_NOT_OK) until that one is back, and nothing new
- * after an error or an unlink until all are back and handled: `collecting --> running`.
+ * after an error or an unlink until all are back and handled.
  */
-import type { Actions, Outcome, StopsOn } from './endpoint-queue.ts';
+import type { Actions } from './actions.ts';
+import type { Outcome, StopsOn, Transition } from './endpoint-queue.ts';
 
 /** What the other side does when a transfer fails. */
 export type Server =
@@ -58,6 +54,21 @@ export type Server =
 export type Reply = Outcome | 'returned';
 
 export type RetryPhase = 'running' | 'collecting' | 'retrying' | 'lost';
+
+/** All there are: `enter` refuses others. docs/stall-protocol.md prints them. */
+export const RETRY_TRANSITIONS: readonly Transition<RetryPhase>[] = [
+  { from: 'running', to: 'collecting', when: 'one comes back with an error, unlinked or returned' },
+  {
+    from: 'collecting',
+    to: 'running',
+    when: 'all are back and handled; what is left is sent again',
+  },
+  { from: 'collecting', to: 'retrying', when: 'the same, but nothing is left' },
+  { from: 'retrying', to: 'running', when: 'the driver submits, and it is sent with clear-stall' },
+  { from: 'running', to: 'lost', when: 'the connection is lost' },
+  { from: 'collecting', to: 'lost', when: 'the connection is lost' },
+  { from: 'retrying', to: 'lost', when: 'the connection is lost' },
+];
 
 export interface RetryQueue<T> {
   readonly stopsOn: StopsOn;
@@ -126,7 +137,7 @@ export function submitted<T>(
       queue.waiting.push(transfer);
       break;
     case 'retrying':
-      queue.phase = 'running';
+      enter(queue, 'running');
       send(queue, transfer, 'sendClear', actions);
       break;
     case 'lost':
@@ -182,7 +193,7 @@ export function handled<T>(queue: RetryQueue<T>, actions: RetryActions<T>): void
 
 /** No reply will come any more, and nothing can be sent. */
 export function connectionLost<T>(queue: RetryQueue<T>, actions: RetryActions<T>): void {
-  queue.phase = 'lost';
+  enter(queue, 'lost');
   for (const transfer of [...queue.sent, ...queue.waiting]) {
     giveBack(queue, transfer, 'giveBackLost', actions);
   }
@@ -190,6 +201,16 @@ export function connectionLost<T>(queue: RetryQueue<T>, actions: RetryActions<T>
   queue.waiting.length = 0;
   queue.returned.clear();
   queue.asked.clear();
+}
+
+/** Changes the phase; a change that the table does not have is a bug of this file. */
+function enter<T>(queue: RetryQueue<T>, to: RetryPhase): void {
+  const from = queue.phase;
+  if (from === to) return;
+  if (!RETRY_TRANSITIONS.some((one) => one.from === from && one.to === to)) {
+    throw new Error(`Cannot change the phase from ${from} to ${to}: there is no such transition`);
+  }
+  queue.phase = to;
 }
 
 function mayReturn<T>(queue: RetryQueue<T>): boolean {
@@ -201,7 +222,7 @@ function stops<T>(queue: RetryQueue<T>, reply: Reply): boolean {
 }
 
 function stop<T>(queue: RetryQueue<T>): void {
-  if (queue.stopsOn !== 'nothing' && queue.phase !== 'lost') queue.phase = 'collecting';
+  if (queue.stopsOn !== 'nothing' && queue.phase !== 'lost') enter(queue, 'collecting');
 }
 
 function giveBack<T>(
@@ -229,12 +250,12 @@ function retryIfQuiet<T>(queue: RetryQueue<T>, actions: RetryActions<T>): void {
   if (queue.phase !== 'collecting') return;
   if (queue.handling > 0 || queue.returned.size < queue.sent.length) return;
   if (queue.server === 'old') {
-    queue.phase = 'running';
+    enter(queue, 'running');
     advance(queue, actions);
     return;
   }
   const left = [...queue.sent, ...queue.waiting];
-  queue.phase = left.length === 0 ? 'retrying' : 'running';
+  enter(queue, left.length === 0 ? 'retrying' : 'running');
   queue.sent = [];
   queue.waiting = [];
   queue.returned.clear();

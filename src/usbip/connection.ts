@@ -12,7 +12,7 @@
 import type { SessionLimits } from '../core/limits.ts';
 import type { Claim, Registry } from '../core/registry.ts';
 import type { SessionOptions } from '../core/session.ts';
-import type { Recovery } from '../stall/endpoint-queue.ts';
+import type { Recovery } from '../stall/fence.ts';
 import type { BufferPool } from './buffer-pool.ts';
 import {
   CAPABILITIES_KNOWN,

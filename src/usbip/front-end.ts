@@ -10,7 +10,8 @@
  */
 import { strict as assert } from 'node:assert';
 import { RemoteProtocolError } from '../core/errors.ts';
-import { Actions, type StopsOn } from '../stall/endpoint-queue.ts';
+import { Actions } from '../stall/actions.ts';
+import type { StopsOn } from '../stall/endpoint-queue.ts';
 import {
   connectionLost,
   handled,

@@ -12,7 +12,7 @@ import { RemoteProtocolError } from '../core/errors.ts';
 import type { SessionLimits } from '../core/limits.ts';
 import type { DeviceSession, SessionClient } from '../core/session.ts';
 import { Urb, type UrbStatus } from '../core/urb.ts';
-import type { Evidence } from '../stall/endpoint-queue.ts';
+import type { Evidence } from '../stall/fence.ts';
 import type { BufferPool } from './buffer-pool.ts';
 import { EarlyUnlinks } from './early-unlinks.ts';
 import { CLEAR_STALL_FLAG } from './extension.ts';
@@ -163,9 +163,12 @@ export class UrbPhase implements FrameHandler, SessionClient {
   #wasUnlinked(seqnum: number): boolean {
     const unlink = this.#earlyUnlinks.arrived(seqnum);
     const { writer } = this.#options;
-    if (unlink !== undefined) writer.unlinkReply(unlink, 'unlinked');
     for (const missed of this.#earlyUnlinks.takeMissed()) writer.unlinkReply(missed, 'ok');
-    return unlink !== undefined;
+    if (unlink === undefined) return false;
+    writer.unlinkReply(unlink, 'unlinked');
+    const session = this.#openSession();
+    if (this.#endpoint !== undefined && session.isOpen) session.overtaken(this.#endpoint);
+    return true;
   }
 
   /** The endpoint that the header names, or else the one that it named before. */

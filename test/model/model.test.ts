@@ -60,6 +60,12 @@ const rows: readonly Row[] = [
     rest: { endpoints: [bulk(3)], errors: 1, unlinks: 1, losses: ['device', 'connection'] },
   },
   {
+    name: 'unlinks that overtake their URBs',
+    clients: ['exact'],
+    drivers: ['leaves', 'unlinks', 'resubmits'],
+    rest: { endpoints: [bulk(3, 1)], errors: 1, early: true, ...freely },
+  },
+  {
     name: 'isochronous beside bulk',
     clients: CLIENTS,
     drivers: ['unlinks'],
@@ -75,7 +81,13 @@ const rows: readonly Row[] = [
     name: 'by time, I1 left out: 3 URBs, 2 errors, cleared at any time',
     clients: ['timed'],
     drivers: large ? DRIVERS : ['leaves', 'unlinks', 'resubmits'],
-    rest: { endpoints: large ? [bulk(3, 1)] : [bulk(2, 1)], errors: 2, clears: 1, ...freely },
+    rest: {
+      endpoints: large ? [bulk(3, 1)] : [bulk(2, 1)],
+      errors: 2,
+      clears: 1,
+      early: true,
+      ...freely,
+    },
   },
 ];
 

@@ -11,9 +11,10 @@
  * - the fence opens at any moment at which it may;
  * - each endpoint has a clock of its own, and time passes whenever a deadline is set.
  */
+import { Actions } from '../../src/stall/actions.ts';
+import { Barrier } from '../../src/stall/barriers.ts';
 import {
-  Actions,
-  Barrier,
+  type ActionKind,
   cleared,
   closed,
   completed,
@@ -22,11 +23,12 @@ import {
   endpointQueue,
   fenceOpened,
   type Outcome,
-  type Recovery,
+  overtaken,
   type StopsOn,
   submitted,
   unlinked,
 } from '../../src/stall/endpoint-queue.ts';
+import type { Recovery } from '../../src/stall/fence.ts';
 import * as retry from '../../src/stall/retry-queue.ts';
 
 /** Who is at the other end, and what the gateway does for it. */
@@ -56,6 +58,8 @@ export interface Scope {
   readonly errors: number;
   /** URBs that the driver may unlink at any moment, beside what its handlers unlink. */
   readonly unlinks: number;
+  /** Unlinks may overtake their URBs, as vhci's do. */
+  readonly early?: boolean;
   /** Times that an endpoint may be cleared (clear-halt, a new setting). */
   readonly clears?: number;
   /** The connection or the device may go away, at any moment. */
@@ -112,6 +116,8 @@ interface Path {
   cancelled: number;
   /** The device works on nothing any more of what it has. */
   halted: boolean;
+  /** The gateway has had their unlinks, and not them yet. */
+  early: number;
   /** URBs that the driver has submitted so far. */
   next: number;
   /** Not given back to the driver. */
@@ -179,7 +185,7 @@ function check(holds: boolean, invariant: string, what: string): void {
 export class Model {
   readonly scope: Scope;
   readonly #totals: number[];
-  readonly #actions = new Actions<number>();
+  readonly #actions = new Actions<number, ActionKind>();
   readonly #retryActions: retry.RetryActions<number> = new Actions<number, retry.RetryActionKind>();
 
   constructor(scope: Scope) {
@@ -207,6 +213,7 @@ export class Model {
         device: [],
         cancelled: 0,
         halted: false,
+        early: 0,
         next: 0,
         out: 0,
         asked: 0,
@@ -239,7 +246,7 @@ export class Model {
     let fenced = false;
     for (const [e, path] of world.paths.entries()) {
       const { queue } = path;
-      if (path.down.length > 0 || path.upUnlinks.length > 0) quiet = false;
+      if (path.down.length > 0 || path.upUnlinks.length > 0 || path.early !== 0) quiet = false;
       if (queue.phase === 'holding' || queue.barriers > 0) fenced = true;
       const more = path.next < (this.#totals[e] ?? 0) && scope.handlersOnly !== true;
       if (more && !world.connectionLost) add('driver submits', e);
@@ -250,7 +257,9 @@ export class Model {
       }
       if (path.up.length > 0) add('gateway receives', e);
       const victim = path.upUnlinks[0];
-      if (victim !== undefined && !path.up.includes(victim)) add('gateway receives unlink', e);
+      if (victim !== undefined && (scope.early === true || !path.up.includes(victim))) {
+        add('gateway receives unlink', e);
+      }
       // The kernel's client runs handlers in the thread that receives.
       if (path.down.length > 0 && (path.front !== null || threadFree)) add('client receives', e);
       for (const handler of path.handlers) {
@@ -356,7 +365,7 @@ export class Model {
     for (const path of world.paths) {
       check(path.out === 0, 'I6', `URBs ${bits(path.out)} are never given back to the driver`);
       check(path.known === 0, 'I6', `the gateway keeps ${bits(path.known)}`);
-      check(path.queue.deadline === Number.POSITIVE_INFINITY, 'I6', 'a timer is left');
+      check(path.queue.fence.deadline === Number.POSITIVE_INFINITY, 'I6', 'a timer is left');
       if (!world.connectionLost && !world.deviceGone) {
         check(path.queue.phase === 'running', 'I6', `an endpoint is left ${path.queue.phase}`);
         check(path.queue.waiting.length === 0, 'I6', 'something is left in a queue');
@@ -403,12 +412,20 @@ export class Model {
     const urb = message & 15;
     const actions = this.#actions;
     if ((message & UNLINK) !== 0) {
+      if (path.front === null && path.up.includes(urb)) path.early |= 1 << urb;
       if (!has(path.known, urb) || world.deviceGone) return;
       const inFlight = queue.flight.includes(urb);
       unlinked(queue, urb, 0, actions);
       if (inFlight && this.scope.fault === 'double give-back') actions.add('giveBackUnlinked', urb);
     } else if (world.deviceGone) {
+      path.early &= ~(1 << urb);
       path.down.push(urb * 8 + REPLIES.indexOf('error')); // the transport refuses it
+    } else if (has(path.early, urb)) {
+      path.early &= ~(1 << urb);
+      path.ended |= 1 << urb;
+      path.down.push(urb * 8 + REPLIES.indexOf('unlinked'));
+      this.#block(path, urb, urb);
+      overtaken(queue, 0, actions);
     } else {
       check(!has(path.known, urb), 'I2', `URB ${urb} is submitted while the gateway has it`);
       path.known |= 1 << urb;
@@ -520,6 +537,7 @@ export class Model {
     this.#unlinkAll(world);
     for (const [e, path] of world.paths.entries()) {
       path.up.length = 0;
+      path.early = 0;
       path.upUnlinks.length = 0;
       path.down.length = 0;
       path.handlers = path.handlers.map((one) => one | 1);
@@ -652,7 +670,7 @@ export class Model {
     if (queue.phase === 'running') {
       check(barriers <= waiting.length + 1, 'I6', 'barriers pile up');
     }
-    check(queue.held <= queue.waiting.length, 'I6', 'more is held than waits');
+    check(queue.fence.held <= queue.waiting.length, 'I6', 'more is held than waits');
     check(queue.asked.length <= queue.flight.length, 'I6', 'unlinks pile up');
     let seen = 0;
     for (const urb of [...waiting, ...queue.flight, ...queue.ended]) {
@@ -679,7 +697,7 @@ function bits(mask: number): string {
 
 /** When something happens to the queue by time alone; its clock stands at 0. */
 function nextMoment(queue: EndpointQueue<number>): number {
-  let moment = queue.deadline;
+  let moment = queue.fence.deadline;
   if (queue.barriers === 0) return moment;
   for (const one of queue.waiting) {
     if (one instanceof Barrier && one.until > 0) moment = Math.min(moment, one.until);
@@ -689,8 +707,8 @@ function nextMoment(queue: EndpointQueue<number>): number {
 
 /** Sets the queue's clock back to 0. */
 function shiftTime(queue: EndpointQueue<number>, by: number): void {
-  queue.deadline -= by;
-  queue.settleEnd -= by;
+  queue.fence.deadline -= by;
+  queue.fence.settleEnd -= by;
   for (const [at, one] of queue.waiting.entries()) {
     if (one instanceof Barrier) queue.waiting[at] = new Barrier(Math.max(0, one.until - by));
   }
@@ -706,6 +724,7 @@ function clonePath(path: Path): Path {
     ...path,
     queue: {
       ...queue,
+      fence: { ...queue.fence },
       waiting: queue.waiting.slice(),
       flight: queue.flight.slice(),
       asked: queue.asked.slice(),
@@ -762,7 +781,7 @@ function codePath(path: Path, codes: number[]): void {
   list(path.device);
   list(path.results);
   list(path.block);
-  codes.push(path.cancelled, path.halted ? 1 : 0, path.next, path.out, path.asked);
+  codes.push(path.cancelled, path.halted ? 1 : 0, path.early, path.next, path.out, path.asked);
   codes.push(path.known, path.ended, path.ran, path.touched);
   // What a phase does not look at before it is set anew is left out.
   const { phase } = queue;
@@ -772,12 +791,14 @@ function codePath(path: Path, codes: number[]): void {
   list(queue.asked);
   list(queue.ended);
   if (phase === 'stopping' && queue.flightMax > 1) list(queue.cancelled);
-  if (phase === 'holding') codes.push(queue.held, queue.unanswered ? 1 : 0);
-  if (phase === 'settling') codes.push(moment(queue.settleEnd));
+  if (phase === 'holding') {
+    codes.push(queue.fence.held, (queue.fence.unanswered ? 1 : 0) + (queue.fence.late ? 2 : 0));
+  }
+  if (phase === 'settling') codes.push(moment(queue.fence.settleEnd));
   codes.push(
     (queue.failed ? 1 : 0) + (queue.returning ? 2 : 0),
-    moment(queue.patience),
-    moment(queue.deadline),
+    moment(queue.fence.patience),
+    moment(queue.fence.deadline),
   );
   if (front === null) return;
   codes.push(RETRY_PHASES.indexOf(front.phase), front.handling);

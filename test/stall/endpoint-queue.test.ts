@@ -1,21 +1,24 @@
 import { strict as assert } from 'node:assert';
+import { Actions } from '../../src/stall/actions.ts';
 import {
-  Actions,
+  type ActionKind,
   cleared,
   closed,
   completed,
   type EndpointQueue,
-  type Evidence,
   elapsed,
   endpointQueue,
   fenceOpened,
   needsTime,
   type Outcome,
-  type Recovery,
+  overtaken,
   type StopsOn,
   submitted,
+  TRANSITIONS,
   unlinked,
 } from '../../src/stall/endpoint-queue.ts';
+import type { Evidence, Recovery } from '../../src/stall/fence.ts';
+import { PhaseRecorder } from './phases.ts';
 
 const TIMED: Recovery = {
   kind: 'hold',
@@ -36,6 +39,7 @@ const RETURN: Recovery = { kind: 'return' };
  * An event and, after the arrow, the actions that it asks for:
  * - `submit a`, `submit-clear a`, `submit-before a`, `submit-after a` (the evidence), `unlink a`
  * - `ok a`, `short a`, `error a`, `unlinked a`: how the device ends it
+ * - `overtaken`: an unlink whose URB will not come
  * - `cleared`, `fence`, `closed`, `wait 50`
  */
 type Line = string;
@@ -46,13 +50,16 @@ interface Setup {
   readonly flightMax?: number;
 }
 
+const phases = new PhaseRecorder();
+
 class Bench {
   readonly queue: EndpointQueue<string>;
   now = 100;
-  readonly #actions = new Actions<string>();
+  readonly #actions = new Actions<string, ActionKind>();
 
   constructor({ recovery = AT_ONCE, stopsOn = 'errors', flightMax = 1 }: Setup = {}) {
     this.queue = endpointQueue<string>(flightMax, stopsOn, recovery);
+    phases.watch(this.queue);
   }
 
   run(lines: readonly Line[]): void {
@@ -73,6 +80,7 @@ class Bench {
     if (name.startsWith('submit')) {
       submitted(queue, subject, name === 'submit-clear', evidence[name] ?? 'unknown', now, actions);
     } else if (name === 'unlink') unlinked(queue, subject, now, actions);
+    else if (name === 'overtaken') overtaken(queue, now, actions);
     else if (name === 'cleared') cleared(queue, now, actions);
     else if (name === 'fence') fenceOpened(queue, now, actions);
     else if (name === 'closed') closed(queue, actions);
@@ -87,8 +95,8 @@ class Bench {
 
   #wait(milliseconds: number): void {
     const end = this.now + milliseconds;
-    while (this.queue.deadline <= end) {
-      this.now = this.queue.deadline;
+    while (this.queue.fence.deadline <= end) {
+      this.now = this.queue.fence.deadline;
       elapsed(this.queue, this.now, this.#actions);
     }
     this.now = end;
@@ -466,6 +474,26 @@ describe('endpoint queue', () => {
             'wait 999',
             'wait 1 -> start b',
           ],
+          'several, whenever sent: a queue that was under way, held long and as one': [
+            'submit a -> start a',
+            'error a -> giveBack a',
+            'submit b',
+            'wait 30',
+            'submit c',
+            'wait 999',
+            'unlink c -> giveBackUnlinked c',
+            'wait 999',
+            'unlink b -> giveBackUnlinked b',
+            'submit d -> start d',
+          ],
+          'several that nobody unlinks: until the long hold runs out': [
+            'submit a -> start a',
+            'error a -> giveBack a',
+            'submit b',
+            'submit c',
+            'wait 999',
+            'wait 1 -> start b',
+          ],
           'sent in answer by a client that has one at a time: starts at once': [
             'submit a -> start a',
             'error a -> giveBack a',
@@ -500,13 +528,55 @@ describe('endpoint queue', () => {
       );
     });
 
+    describe('an unlink that overtakes its URB', () => {
+      rows(
+        {},
+        {
+          'with nothing queued: as after a report': ['overtaken', 'submit a', 'wait 50 -> start a'],
+          'what is ahead of it goes on, what is behind it is held': [
+            'submit a -> start a',
+            'submit b',
+            'overtaken',
+            'submit c',
+            'ok a -> giveBack a, start b',
+            'ok b -> giveBack b',
+            'wait 999',
+            'wait 1 -> start c',
+          ],
+          'while holding: what is held waits at least a little': [
+            ...HELD,
+            'wait 990',
+            'overtaken',
+            'wait 49',
+            'wait 1 -> start b',
+          ],
+        },
+      );
+      rows(
+        { recovery: RETURN },
+        {
+          'by a client that speaks the stall protocol: what comes behind it is returned': [
+            'submit a -> start a',
+            'overtaken',
+            'submit b -> giveBackReturned b',
+            'ok a -> giveBack a',
+            'submit-clear c -> start c',
+          ],
+        },
+      );
+      rows(
+        { stopsOn: 'nothing' },
+        { 'isochronous: nothing waits': ['overtaken', 'submit a -> start a'] },
+      );
+    });
+
     describe('patience', () => {
       it('is halved by each hold that runs out without an unlink, down to the arrival time', () => {
         const bench = new Bench();
         bench.run(['submit 0 -> start 0']);
         for (const [n, hold] of [1000, 500, 250, 125, 62.5, 50, 50].entries()) {
           bench.run([`submit ${n + 1}`, `error ${n} -> giveBack ${n}`]);
-          assert.equal(bench.queue.deadline - bench.now, hold);
+          assert.equal(bench.queue.fence.deadline - bench.now, hold);
           bench.run([`wait ${hold} -> start ${n + 1}`]);
         }
       });
@@ -514,11 +584,11 @@ describe('endpoint queue', () => {
       it('is restored by an unlink', () => {
         const bench = new Bench();
         bench.run([...HELD, 'wait 1000 -> start b', 'submit d', 'error b -> giveBack b']);
-        assert.equal(bench.queue.patience, 500);
+        assert.equal(bench.queue.fence.patience, 500);
         bench.run(['unlink d -> giveBackUnlinked d']);
-        assert.equal(bench.queue.deadline - bench.now, 1000);
+        assert.equal(bench.queue.fence.deadline - bench.now, 1000);
         bench.run(['wait 1000 -> start c']);
-        assert.equal(bench.queue.patience, 1000, 'a hold with an unlink says nothing');
+        assert.equal(bench.queue.fence.patience, 1000, 'a hold with an unlink says nothing');
       });
 
       it('is not lost by first arrivals, or by a hold that was cut short', () => {
@@ -532,7 +602,7 @@ describe('endpoint queue', () => {
           ]);
         }
         bench.run(['submit 9', 'error 8 -> giveBack 8', 'cleared', 'wait 50 -> start 9']);
-        assert.equal(bench.queue.patience, 1000);
+        assert.equal(bench.queue.fence.patience, 1000);
       });
     });
   });
@@ -700,7 +770,7 @@ describe('endpoint queue', () => {
       it(`while ${phase}: all is given back, and no timer is left`, () => {
         const bench = new Bench({ recovery: TIMED, flightMax: phase === 'stopping' ? 2 : 1 });
         bench.run([...lines, 'closed', 'wait 5000']);
-        assert.equal(bench.queue.deadline, Number.POSITIVE_INFINITY);
+        assert.equal(bench.queue.fence.deadline, Number.POSITIVE_INFINITY);
         assert.deepEqual([...bench.queue.flight, ...bench.queue.ended], []);
       });
     }
@@ -708,5 +778,11 @@ describe('endpoint queue', () => {
 
   it('refuses to end what was not started', () => {
     assert.throws(() => new Bench().run(['ok a']), /Cannot take a transfer from its queue/);
+  });
+
+  describe('The table', () => {
+    it('has the transitions that these tests have taken, and no others', () => {
+      phases.assertAllTaken(TRANSITIONS);
+    });
   });
 });

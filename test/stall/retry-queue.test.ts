@@ -1,8 +1,10 @@
 import { strict as assert } from 'node:assert';
-import { Actions, type StopsOn } from '../../src/stall/endpoint-queue.ts';
+import { Actions } from '../../src/stall/actions.ts';
+import type { StopsOn } from '../../src/stall/endpoint-queue.ts';
 import {
   connectionLost,
   handled,
+  RETRY_TRANSITIONS,
   type Reply,
   type RetryActionKind,
   type RetryPhase,
@@ -13,6 +15,7 @@ import {
   submitted,
   unlinked,
 } from '../../src/stall/retry-queue.ts';
+import { PhaseRecorder } from './phases.ts';
 
 /**
  * An event and, after the arrow, the actions that it asks for:
@@ -22,12 +25,15 @@ import {
  */
 type Line = string;
 
+const phases = new PhaseRecorder();
+
 class Bench {
   readonly queue: RetryQueue<string>;
   readonly #actions = new Actions<string, RetryActionKind>();
 
   constructor(server: Server = 'stall-protocol', stopsOn: StopsOn = 'errors') {
     this.queue = retryQueue<string>(stopsOn, server);
+    phases.watch(this.queue);
   }
 
   run(lines: readonly Line[]): void {
@@ -273,5 +279,11 @@ describe('retry queue', () => {
 
   it('refuses a reply for what was not sent', () => {
     assert.throws(() => new Bench().run(['ok a']), /Cannot take a transfer from its queue/);
+  });
+
+  describe('The table', () => {
+    it('has the transitions that these tests have taken, and no others', () => {
+      phases.assertAllTaken(RETRY_TRANSITIONS);
+    });
   });
 });

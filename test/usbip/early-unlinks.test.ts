@@ -8,25 +8,27 @@ const bulkOut = (seqnum: number) =>
   ({ seqnum, direction: OUT, endpoint: 2, data: Buffer.alloc(64, seqnum) }) as const;
 
 /** A client that has submitted URB 10. */
-function clientAt10(): { client: ScriptedClient; device: ManualDevice } {
+function clientAt10() {
   const device = new ManualDevice();
   const registry = new Registry();
   registry.add(device, 'manual');
   const client = new ScriptedClient({ registry });
   client.import();
   client.submit(bulkOut(10));
-  return { client, device };
+  return { client, device, clock: client.clock };
 }
 
 describe('an unlink that overtakes its URB (vhci_tx_loop)', () => {
   it('waits for it, and the URB is never started', () => {
-    const { client, device } = clientAt10();
+    const { client, device, clock } = clientAt10();
     client.send(client.wire.unlink(11, 12));
     assert.deepEqual(client.replies(), [], 'vhci would not find the URB yet');
     client.submit(bulkOut(11));
     client.submit(bulkOut(13));
     assert.deepEqual(client.replies(), [{ type: 'unlink', seqnum: 12, status: -104 }]);
     device.complete(device.atDevice[0], 'ok', 64);
+    assert.deepEqual(device.atDevice, [], 'what is behind it waits for its handler');
+    clock.advance(1000);
     assert.deepEqual(
       device.atDevice.map(({ id, dataOut }) => [id, dataOut[0]]),
       [[13, 13]],
