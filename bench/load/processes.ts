@@ -145,11 +145,12 @@ export function startGateway(
   script: string,
   busIds: string[],
   placement: Placement = 'free',
+  extra: readonly string[] = [],
 ): Promise<ServerProcess> {
   if (!existsSync(script)) throw new Error(`Cannot start ${script}: no such file, build it first`);
   const exports = busIds.flatMap((id) => ['--export', `virtual:source-sink,busid=${id}`]);
   // No control socket: another gateway of this user may hold its default path.
-  const args = ['serve', '--listen', '127.0.0.1:0', '--control', 'none', ...exports];
+  const args = ['serve', '--listen', '127.0.0.1:0', '--control', 'none', ...exports, ...extra];
   return startServer(script, args, placement);
 }
 

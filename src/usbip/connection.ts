@@ -42,6 +42,8 @@ export interface ConnectionOptions {
   readonly network: Network;
   /** See `Recovery`; default is by time. */
   readonly session?: SessionOptions;
+  /** What it answers to clients that know the extension; 0 makes it a server without. */
+  readonly capabilities?: number;
   readonly onOutput: () => void;
   readonly onEvent: (event: ConnectionEvent) => void;
 }
@@ -146,8 +148,9 @@ export class Connection {
   /** `offered`: the client's capabilities, if it knows of any. */
   #import(busId: string, offered: number | undefined): void {
     const { registry, peer, limits, pool, network, session, onEvent } = this.#options;
+    const { capabilities = CAPABILITIES_KNOWN } = this.#options;
     const wanted = registry.get(busId);
-    const agreed = (offered ?? 0) & CAPABILITIES_KNOWN;
+    const agreed = (offered ?? 0) & capabilities;
     const stallProtocol = (agreed & CAPABILITY.stallProtocol) !== 0;
     const urbs = new UrbPhase({
       deviceId: wanted === undefined ? 0 : deviceIdOf(wanted),
@@ -175,7 +178,7 @@ export class Connection {
     this.#claim = claim;
     this.#urbs = urbs;
     const reply = importReply(claim.export);
-    if (offered !== undefined) writeCapabilities(pathOf(reply), agreed);
+    if (offered !== undefined && capabilities !== 0) writeCapabilities(pathOf(reply), agreed);
     this.#writer.append(reply);
     onEvent({ type: 'imported', busId });
   }
