@@ -254,6 +254,42 @@ describe('DeviceSession', () => {
       assert.deepEqual(device.take(), ['submit 1', 'submit 2']);
     });
 
+    for (const [what, ...setup] of [
+      ['clear-halt', 0x02, 1, 0, 0x81],
+      ['set-interface', 0x01, 11, 0, 0],
+      ['set-configuration', 0x00, 9, 1, 0],
+      ['reset (of the port)', 0x23, 3, 4, 0],
+    ] as const) {
+      it(`${what} ends a hold soon, and one that fails does not`, () => {
+        const { device, session, clock } = open();
+        for (const id of [1, 2]) session.submit(read(id));
+        device.complete(device.atDevice[0], 'stall');
+        clock.advance(40);
+        const [requestType, code, value, index] = setup;
+        session.submit(request(3, requestType, code, value, index));
+        device.complete(device.atDevice[0], 'stall');
+        clock.advance(100);
+        session.submit(request(4, requestType, code, value, index));
+        assert.deepEqual(device.take(), ['submit 1', 'submit 3', 'submit 4']);
+        device.complete(device.atDevice[0], 'ok');
+        clock.advance(50);
+        assert.deepEqual(device.take(), ['submit 2']);
+      });
+    }
+
+    it('of another endpoint or interface do not', () => {
+      const { device, session, clock } = open();
+      for (const id of [1, 2]) session.submit(read(id));
+      device.complete(device.atDevice[0], 'stall');
+      clock.advance(40);
+      session.submit(request(3, 0x02, 1, 0, 0x82));
+      device.complete(device.atDevice[0], 'ok');
+      session.submit(request(4, 0x01, 11, 0, 1));
+      device.complete(device.atDevice[0], 'ok');
+      clock.advance(100);
+      assert.deepEqual(device.take(), ['submit 1', 'submit 3', 'submit 4']);
+    });
+
     it('no timer outlives the session', async () => {
       const { device, client, session, clock } = open();
       for (const id of [1, 2, 3]) session.submit(read(id));
