@@ -15,6 +15,7 @@ import { closeSync, fstatSync, mkdirSync, openSync, readdirSync, rmSync, statSyn
 import { join } from 'node:path';
 import { UserError } from '../../core/errors.ts';
 import { LOCK_DO_NOT_WAIT, LOCK_EXCLUSIVE, lastErrno, libc } from './libc.ts';
+import { markEnded } from './shm-segment.ts';
 
 /** sun_path holds 108 octets with its NUL (struct sockaddr_un, man 7 unix). */
 const SOCKET_PATH_OCTETS_MAX = 107;
@@ -94,6 +95,7 @@ export class ShmFolder {
   }
 
   #removeFiles(name: string): void {
+    markEnded(join(this.path, `${name}.pages`));
     for (const kind of ['pages', 'pages.new', 'events', 'socket'])
       rmSync(join(this.path, `${name}.${kind}`), { force: true });
   }

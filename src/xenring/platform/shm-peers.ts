@@ -64,9 +64,10 @@ export class ShmPeers {
     this.#folder = folder;
   }
 
-  /** The peer as this process last saw it. @throws {PlatformError} if it was never there. */
+  /** The peer as this process last saw it, or its next life. @throws {PlatformError} */
   known(domain: Domain): ShmPeer {
-    return this.#current.get(domain) ?? this.fresh(domain);
+    const known = this.#current.get(domain);
+    return known === undefined || known.segment.ended ? this.fresh(domain) : known;
   }
 
   /** The peer as it is now. @throws {PlatformError} if it is not there. */

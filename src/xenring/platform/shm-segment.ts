@@ -13,7 +13,15 @@
  *
  * All words are used through Atomics, which also order the accesses to the pages around them.
  */
-import { closeSync, fstatSync, ftruncateSync, openSync, renameSync } from 'node:fs';
+import {
+  closeSync,
+  constants,
+  fstatSync,
+  ftruncateSync,
+  openSync,
+  renameSync,
+  writeSync,
+} from 'node:fs';
 import { type Domain, PAGE_OCTETS, PlatformError } from '../platform.ts';
 import { MappedMemory } from './mapped-memory.ts';
 
@@ -23,7 +31,7 @@ export const FIRST_REFERENCE = 8;
 const PAGES_MAX = 1 << 20;
 
 const MAGIC = 0x6d687375; // "ushm"
-const HEADER = { magic: 0, pages: 1, epoch: 2 } as const;
+const HEADER = { magic: 0, pages: 1, epoch: 2, ended: 3 } as const;
 
 const PORT_WORDS = 4;
 const GRANT_WORDS = 2;
@@ -109,6 +117,11 @@ export class ShmSegment {
     }
   }
 
+  /** This life of its owner is over, and somebody has tidied up after it. */
+  get ended(): boolean {
+    return Atomics.load(this.words, HEADER.ended) !== 0;
+  }
+
   /** Where in the file and in `memory` the page of a reference is. */
   pageAt(reference: number): number {
     return this.#pagesAt + reference * PAGE_OCTETS;
@@ -156,6 +169,19 @@ export class ShmSegment {
     this.#mapped.release();
     closeSync(this.fd);
   }
+}
+
+/** Says to those who still map the file that its owner has gone. */
+export function markEnded(path: string): void {
+  const mark = Buffer.alloc(4, 1);
+  let fd: number;
+  try {
+    fd = openSync(path, constants.O_RDWR | constants.O_NONBLOCK);
+  } catch {
+    return; // it is not there
+  }
+  writeSync(fd, mark, 0, mark.length, HEADER.ended * 4);
+  closeSync(fd);
 }
 
 function grantAt(reference: number): number {

@@ -14,11 +14,13 @@ const CLIENTS_MAX = 256;
 
 export class StoreServer {
   readonly #server: Server;
+  readonly #folder: ShmFolder;
   readonly #lock: FolderLock;
   readonly #service = new StoreService();
   readonly #sockets = new Set<Socket>();
 
-  private constructor(lock: FolderLock) {
+  private constructor(folder: ShmFolder, lock: FolderLock) {
+    this.#folder = folder;
     this.#lock = lock;
     this.#server = createServer((socket) => this.#accept(socket));
     this.#server.maxConnections = CLIENTS_MAX;
@@ -32,7 +34,7 @@ export class StoreServer {
         `Cannot serve the store in ${folder.path}: another process does, wanted one only`,
       );
     folder.sweep();
-    const server = new StoreServer(lock);
+    const server = new StoreServer(folder, lock);
     await new Promise<void>((resolve, reject) => {
       server.#server.once('error', reject);
       server.#server.listen(folder.socket, resolve);
@@ -48,6 +50,7 @@ export class StoreServer {
     const closed = new Promise((resolve) => this.#server.close(resolve));
     for (const socket of this.#sockets) socket.destroy();
     await closed;
+    this.#folder.sweep();
     this.#lock.release();
   }
 
