@@ -35,7 +35,7 @@ export const STORE_TYPE = {
   setPermissions: 14,
   watchEvent: 15,
   error: 16,
-  directoryPart: 20,
+  directoryPart: 22,
 } as const;
 
 /** XENSTORE_PAYLOAD_MAX. */
