@@ -1,0 +1,252 @@
+/** The platform of one host: the contract between two processes, and what is left of the dead. */
+import { strict as assert } from 'node:assert';
+import { fork } from 'node:child_process';
+import {
+  chmodSync,
+  closeSync,
+  constants,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  rmSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { UserError } from '../../../src/core/errors.ts';
+import { openShmPlatform, type ShmPlatform } from '../../../src/xenring/platform/shm.ts';
+import { PAGE_OCTETS, PlatformError } from '../../../src/xenring/platform.ts';
+import { platformContract } from './contract.ts';
+import { Remote } from './remote.ts';
+import { until } from './until.ts';
+
+describe('shared memory of one host', () => {
+  let folder: string;
+  let here: ShmPlatform;
+  let there: Remote;
+
+  before(async () => {
+    folder = mkdtempSync(join(tmpdir(), 'urbgate-shm-'));
+    here = await openShmPlatform({ folder, domain: 0 });
+    there = await Remote.start('shm', folder, 1);
+  });
+  after(async () => {
+    await there.kill();
+    await here.close();
+    assert.deepEqual(readdirSync(folder), []);
+    rmSync(folder, { recursive: true });
+  });
+
+  platformContract(() => ({ here, there }));
+
+  it('refuses pages that there are not', () => {
+    assert.throws(() => here.grant(1, 20_000), PlatformError);
+    const half = here.grant(1, 10_000);
+    assert.throws(() => here.grant(1, 10_000), PlatformError);
+    half.end();
+    here.grant(1, 10_000).end();
+  });
+
+  it('a page that a peer still has mapped is not given out again', async () => {
+    const first = here.grant(1, 1);
+    await there.ask('map', 0, [...first.references]);
+    first.end();
+    // So many that all numbers come round.
+    for (let round = 0; round < 3; round++) {
+      const granted = here.grant(1, 8000);
+      assert(!granted.references.includes(first.references[0] as number));
+      granted.end();
+    }
+    await there.ask('unmap', first.references[0] as number);
+    let found = false;
+    for (let round = 0; round < 3; round++) {
+      const granted = here.grant(1, 8000);
+      found ||= granted.references.includes(first.references[0] as number);
+      granted.end();
+    }
+    assert(found, 'it comes back when the peer has let go');
+  });
+
+  it('a second process cannot be the same domain', async () => {
+    await assert.rejects(openShmPlatform({ folder, domain: 0 }), UserError);
+    await assert.rejects(Remote.start('shm', folder, 1), /another process/);
+  });
+
+  it('a folder that others can read is refused', async () => {
+    const open = mkdtempSync(join(tmpdir(), 'urbgate-shm-'));
+    chmodSync(open, 0o755);
+    await assert.rejects(openShmPlatform({ folder: open, domain: 0 }), UserError);
+    rmSync(open, { recursive: true });
+  });
+
+  it('without a store there is no domain, and nothing is left of the attempt', async () => {
+    const empty = mkdtempSync(join(tmpdir(), 'urbgate-shm-'));
+    await assert.rejects(openShmPlatform({ folder: empty, domain: 3 }), UserError);
+    assert.deepEqual(readdirSync(empty), []);
+    rmSync(empty, { recursive: true });
+  });
+
+  describe('a peer that is killed', () => {
+    it('vanishes from the store, and its next life begins anew', async () => {
+      let peer = await Remote.start('shm', folder, 2);
+      const references = await peer.ask('grant', 0, 2);
+      await peer.ask('writeGrant', references[0] as number, 0, Buffer.from('old'));
+      const port = await peer.ask('offer', 0);
+      const mapped = here.map(2, references);
+      const channel = here.bindChannel(2, port);
+      const granted = here.grant(2, 1);
+      await peer.ask('map', 0, [...granted.references]);
+      let changes = 0;
+      const watch = await here.store.watch('/local/domain/2', () => {
+        changes++;
+      });
+      await until('the watch is there', () => changes === 1);
+      await peer.kill();
+      await until('its end is told', () => changes > 1);
+      assert.equal(await here.store.list('/local/domain/2'), undefined);
+      // What was mapped stays readable, and what is rung is not there.
+      assert.equal(mapped.memory.toString('latin1', 0, 3), 'old');
+      channel.notify();
+
+      peer = await Remote.start('shm', folder, 2);
+      channel.notify();
+      const segments = [{ reference: references[0] as number, offset: 0, octets: 3 }];
+      assert.throws(() => here.copyFrom(2, segments, Buffer.alloc(3)), PlatformError);
+      assert.throws(() => here.map(2, references), PlatformError);
+      assert.throws(() => here.bindChannel(2, port), PlatformError);
+      const again = await peer.ask('grant', 0, 1);
+      await peer.ask('writeGrant', again[0] as number, 0, Buffer.from('new'));
+      const target = Buffer.alloc(3);
+      here.copyFrom(2, [{ reference: again[0] as number, offset: 0, octets: 3 }], target);
+      assert.equal(target.toString(), 'new');
+
+      mapped.unmap();
+      channel.close();
+      granted.end();
+      await watch.end();
+      await peer.kill();
+      assert.deepEqual(
+        { ...here.inUse },
+        { grantedPages: 0, mappedPages: 0, channels: 0, watches: 0 },
+      );
+    });
+
+    it('leaves nothing after the next start', async () => {
+      const own = mkdtempSync(join(tmpdir(), 'urbgate-shm-'));
+      const zero = await Remote.start('shm', own, 0);
+      const one = await Remote.start('shm', own, 1);
+      await one.ask('grant', 0, 1);
+      await zero.kill();
+      await one.kill();
+      assert(readdirSync(own).length > 0, 'they left their files');
+      const next = await openShmPlatform({ folder: own, domain: 0 });
+      assert.deepEqual(
+        readdirSync(own).filter((name) => name.includes('domain-1')),
+        [],
+      );
+      await next.close();
+      assert.deepEqual(readdirSync(own), []);
+      rmSync(own, { recursive: true });
+    });
+
+    it('a restarted back end finds channels and grants of the front end again', async () => {
+      const own = mkdtempSync(join(tmpdir(), 'urbgate-shm-'));
+      const server = await openShmPlatform({ folder: own, domain: 9, serveStore: true });
+      let back = await Remote.start('shm', own, 5);
+      const granted = server.grant(5, 1);
+      const channel = server.offerChannel(5);
+      let events = 0;
+      channel.onEvent = () => {
+        events++;
+      };
+      const port = await back.ask('bind', 9, channel.port);
+      await back.ask('map', 9, [...granted.references]);
+      await back.ask('notify', port);
+      await until('an event is here', () => events > 0);
+      await back.kill();
+      channel.notify();
+      back = await Remote.start('shm', own, 5);
+      await back.ask('map', 9, [...granted.references]);
+      const again = await back.ask('bind', 9, channel.port);
+      const before = events;
+      await back.ask('notify', again);
+      await until('an event is here', () => events > before);
+      const there = await back.ask('events', again);
+      channel.notify();
+      await until('it is there', async () => (await back.ask('events', again)) > there);
+      await back.kill();
+      await server.close();
+      rmSync(own, { recursive: true });
+    });
+
+    it('takes the store with it, if it was the one who served it', async () => {
+      const own = mkdtempSync(join(tmpdir(), 'urbgate-shm-'));
+      const zero = await Remote.start('shm', own, 0);
+      const one = await openShmPlatform({ folder: own, domain: 1 });
+      await zero.kill();
+      const error = await one.storeLost;
+      assert.equal(error.code, 'ECONNRESET');
+      await assert.rejects(one.store.read('/x'), error);
+      await one.close();
+      rmSync(own, { recursive: true });
+    });
+  });
+
+  describe('a hostile peer', () => {
+    it('segments that are something else are refused', () => {
+      for (const content of [
+        Buffer.alloc(0),
+        Buffer.alloc(100),
+        Buffer.alloc(3 * PAGE_OCTETS, 255),
+      ]) {
+        writeFileSync(join(folder, 'domain-7.pages'), content);
+        // Its doorbell is our own, so that only the pages are wrong.
+        writeFileSync(join(folder, 'domain-7.events'), '');
+        assert.throws(() => here.map(7, [8]), PlatformError);
+        assert.throws(() => here.bindChannel(7, 1), PlatformError);
+      }
+      rmSync(join(folder, 'domain-7.pages'));
+      rmSync(join(folder, 'domain-7.events'));
+    });
+
+    it('noise in the doorbell does nothing', async () => {
+      const channel = here.offerChannel(1);
+      let events = 0;
+      channel.onEvent = () => {
+        events++;
+      };
+      const fd = openSync(
+        join(folder, 'domain-0.events'),
+        constants.O_WRONLY | constants.O_NONBLOCK,
+      );
+      for (let round = 0; round < 10; round++) writeSync(fd, Buffer.alloc(4000, round));
+      closeSync(fd);
+      await there.ask('inUse');
+      assert.equal(events, 0);
+      channel.close();
+    });
+  });
+
+  it('a script without more to do ends after close', async () => {
+    // Timers, sockets and polls that were left would keep the process.
+    const own = mkdtempSync(join(tmpdir(), 'urbgate-shm-'));
+    const shm = new URL(
+      `../../../src/xenring/platform/shm${import.meta.url.slice(-3)}`,
+      import.meta.url,
+    );
+    const script = join(own, '..', 'urbgate-shm-end.mjs');
+    writeFileSync(
+      script,
+      `import { openShmPlatform } from '${shm}';
+       const platform = await openShmPlatform({ folder: '${own}', domain: 0 });
+       platform.grant(1, 1);
+       platform.offerChannel(1);
+       await platform.close();`,
+    );
+    const code = await new Promise((resolve) => fork(script).on('exit', resolve));
+    assert.equal(code, 0);
+    rmSync(script);
+    rmSync(own, { recursive: true });
+  });
+});

@@ -1,0 +1,41 @@
+/**
+ * The platform of a real hypervisor: the contract between two processes of one domain. Only where
+ * there is one; `interop/` runs it in dom0.
+ */
+import { strict as assert } from 'node:assert';
+import { existsSync } from 'node:fs';
+import { UserError } from '../../../src/core/errors.ts';
+import { openXenPlatform, type XenPlatform } from '../../../src/xenring/platform/xen.ts';
+import { platformContract } from './contract.ts';
+import { Remote } from './remote.ts';
+
+const isXen = existsSync('/dev/xen/gntdev');
+
+describe('without Xen', () => {
+  it('the platform says what is missing', async function () {
+    if (isXen) this.skip();
+    await assert.rejects(openXenPlatform(), (error: Error) => {
+      assert(error instanceof UserError);
+      assert.match(error.message, /^Cannot serve Xen guests: \/dev\/xen\/gntdev is absent, wanted/);
+      return true;
+    });
+  });
+});
+
+(isXen ? describe : describe.skip)('Xen', function () {
+  this.timeout(120_000);
+  let here: XenPlatform;
+  let there: Remote;
+
+  before(async () => {
+    here = await openXenPlatform();
+    there = await Remote.start('xen', '', here.domain);
+    assert.equal(there.domain, here.domain);
+  });
+  after(async () => {
+    await there?.kill();
+    await here?.close();
+  });
+
+  platformContract(() => ({ here, there }));
+});
