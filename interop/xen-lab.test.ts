@@ -1,6 +1,7 @@
 /** Tests of the lab's Xen: if these fail, no test of the shared-ring fast path means anything. */
 
 import assert from 'node:assert/strict';
+import { startGatewayInGuest } from './lab/gateway.ts';
 import type { Guest } from './lab/guest.ts';
 import { findDevice } from './lab/local-gadget.ts';
 import { checkoutFolder } from './lab/paths.ts';
@@ -9,12 +10,14 @@ import { formatProbe, runProbe } from './lab/stall-probe.ts';
 import { sourceSinkGadget } from './lab/usbtest-gadgets.ts';
 import { bootXen } from './lab/xen.ts';
 import { createDomain, type Domain } from './lab/xen-domain.ts';
-import { qusbConfiguration } from './lab/xen-qusb.ts';
 import { xenUsage } from './lab/xen-usage.ts';
+import { qusbConfiguration } from './lab/xen-usb.ts';
 
 const CONTROL_ROUNDS = 20;
-/** A round that hangs takes 30 s. */
-const CONTROL_SECONDS = 60;
+/** A round takes some milliseconds, under emulation too. */
+const HANG_MILLISECONDS = 8000;
+/** The probe itself may hang, as the kernel below it does not let go of the transfers. */
+const CONTROL_SECONDS = 30;
 
 const say = (text: string) => console.log(`      ${text}`);
 
@@ -44,6 +47,10 @@ describe('A real Xen', function () {
   });
   after(() => dom0?.kill());
 
+  afterEach(function () {
+    if (this.currentTest?.isPassed()) assert.deepEqual(dom0.kernelComplaints(), []);
+  });
+
   it('has Debian as dom0, with a working xl', async () => {
     assert.match(await dom0.succeed('xl info'), /xen_version +: 4\.17/);
   });
@@ -63,7 +70,10 @@ describe('A real Xen', function () {
       domain = await createDomain(dom0, { name: 'lab-domain' });
       say(`domain ${domain.id} is up after ${domain.guest.bootSeconds.toFixed(1)} s`);
     });
-    after(() => domain?.destroy());
+    after(async () => {
+      assert.deepEqual(domain?.guest.kernelComplaints(), []);
+      await domain.destroy();
+    });
 
     it('which runs commands with input, output and exit codes', async () => {
       const input = Buffer.alloc(100_000, 'a\r\n\0\x03\x04\x11\x13\x1a\xff', 'latin1');
@@ -119,6 +129,26 @@ done; exit 1`);
     assert.deepEqual(await xenUsage(dom0), before);
   });
 
+  it('notices a domain that crashes, and has its last words', async () => {
+    const { guest } = await createDomain(dom0, { name: 'crashing' });
+    await assert.rejects(guest.run('echo c > /proc/sysrq-trigger'), /the guest has ended/);
+    assert.match(guest.kernelComplaints().join(), /Kernel panic - not syncing: sysrq/);
+  });
+
+  it('says why a domain cannot be created', async () => {
+    const configuration = ["disk=['absent']"];
+    const wrong = createDomain(dom0, { name: 'wrong', configuration });
+    await assert.rejects(wrong, /Cannot run xl create .* in xen-lab: .*absent/s);
+    await assert.rejects(createDomain(dom0, { name: 'empty', bootTimeoutSeconds: 1 }), /no answer/);
+    assert.deepEqual((await xenUsage(dom0)).domains, ['Domain-0']);
+  });
+
+  it('runs a gateway in dom0', async () => {
+    const options = { exports: ['virtual:source-sink'], arguments: ['--control', 'none'] };
+    const gateway = await startGatewayInGuest(dom0, options);
+    await gateway.stop();
+  });
+
   it("shows the hole in the back end of Xen's QEMU", async () => {
     const gadget = await sourceSinkGadget(dom0, { bulk_buflen: '1000' });
     const configuration = qusbConfiguration(gadget);
@@ -126,7 +156,11 @@ done; exit 1`);
     try {
       await domain.guest.succeed('modprobe xen-hcd');
       const { node } = await findDevice(domain.guest, gadget.serialNumber);
-      const settings = { rounds: CONTROL_ROUNDS };
+      const settings = { rounds: CONTROL_ROUNDS, limit: HANG_MILLISECONDS };
+      const healthy = { ...settings, shortOk: true, unlink: 'none' } as const;
+      const reference = await runProbe(domain.guest, node, healthy, CONTROL_SECONDS);
+      say(formatProbe("Xen's QEMU, nothing fails", reference));
+      assert.deepEqual(reference.statuses, { 0: CONTROL_ROUNDS * 8 });
       const result = await runProbe(domain.guest, node, settings, CONTROL_SECONDS);
       say(formatProbe("Xen's QEMU", result));
       assert(showsTheHole(result), 'the probe finds nothing here, so that it proves nothing there');
