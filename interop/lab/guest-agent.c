@@ -1,7 +1,10 @@
 /*
  * The agent of a lab guest: process 1, and the far end of `Guest.run` (guest.ts).
  *
- * It reads frames from a virtio-serial port, runs each command under a shell of its own, and sends
+ * Usage: guest-agent [TERMINAL]
+ *
+ * It reads frames from a virtio-serial port, or from a terminal such as the second console of a
+ * domain of Xen, runs each command under a shell of its own, and sends
  * back what the command prints, how it ended, and every line of the kernel's log. A frame is three
  * little-endian 32-bit words (payload octets, command id, kind), then the payload; the kinds are
  * those of agent-frames.ts. It is written in C because a shell cannot frame binary data and Node
@@ -21,6 +24,7 @@
 #include <sys/signalfd.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <unistd.h>
 
 enum to_agent { START = 1, INPUT = 2, INPUT_END = 3, SIGNAL = 4, POWER_OFF = 5 };
@@ -40,6 +44,8 @@ struct command {
 
 static struct command commands[COMMANDS_MAX];
 static int port;
+static const char *terminal; /* what `port` is, unless it is a virtio-serial port */
+static int greeted;
 
 static void die(const char *what) {
   fprintf(stderr, "guest-agent: %s: %s\n", what, strerror(errno));
@@ -48,11 +54,33 @@ static void die(const char *what) {
   _exit(1);
 }
 
+/* A domain that is restored finds its terminal hung up, and a new one in its place. */
+static void open_terminal(void) {
+  struct termios settings;
+  if (port > 0) close(port);
+  for (int tries = 0; tries < 1000; tries++) {
+    port = open(terminal, O_RDWR | O_NOCTTY | O_CLOEXEC);
+    if (port >= 0 && tcgetattr(port, &settings) == 0) {
+      cfmakeraw(&settings);
+      settings.c_cflag |= CLOCAL;
+      greeted = 0; /* the host waits for it: what comes before the settings would be spoilt */
+      if (tcsetattr(port, TCSANOW, &settings) == 0) return;
+    }
+    if (port >= 0) close(port);
+    usleep(10000);
+  }
+  die("Cannot open the terminal");
+}
+
 static void write_all(const void *data, size_t octets) {
   const char *at = data;
   while (octets > 0) {
     ssize_t done = write(port, at, octets);
     if (done < 0 && (errno == EINTR || errno == EAGAIN)) continue;
+    if (done < 0 && terminal != NULL) {
+      open_terminal();
+      continue;
+    }
     if (done < 0) die("Cannot write to the host");
     at += done;
     octets -= (size_t)done;
@@ -65,15 +93,21 @@ static void send_frame(uint32_t id, uint32_t kind, const void *payload, uint32_t
   write_all(payload, octets);
 }
 
-static void read_all(void *data, size_t octets) {
+/* @returns 0 if there is a new terminal instead, which starts with a new frame */
+static int read_all(void *data, size_t octets) {
   char *at = data;
   while (octets > 0) {
     ssize_t done = read(port, at, octets);
     if (done < 0 && errno == EINTR) continue;
+    if (done <= 0 && terminal != NULL) {
+      open_terminal();
+      return 0;
+    }
     if (done <= 0) die("Cannot read from the host");
     at += done;
     octets -= (size_t)done;
   }
+  return 1;
 }
 
 static struct command *find(uint32_t id) {
@@ -152,9 +186,9 @@ static void drain(struct command *command, int *end, uint32_t kind) {
 static void take_frame(void) {
   static char payload[FRAME_OCTETS_MAX + 1];
   uint32_t header[3];
-  read_all(header, sizeof header);
+  if (!read_all(header, sizeof header)) return;
   if (header[0] > FRAME_OCTETS_MAX) die("Cannot take a frame: it is too long");
-  read_all(payload, header[0]);
+  if (!read_all(payload, header[0])) return;
   payload[header[0]] = 0;
   struct command *command = find(header[1]);
   switch (header[2]) {
@@ -247,8 +281,13 @@ static void open_port(void) {
   die("Cannot open the virtio-serial port");
 }
 
-int main(void) {
-  open_port();
+int main(int argc, char **argv) {
+  if (argc > 1) {
+    terminal = argv[1];
+    open_terminal();
+  } else {
+    open_port();
+  }
   int log = open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC);
   signal(SIGPIPE, SIG_IGN);
   sigset_t children;
@@ -258,9 +297,12 @@ int main(void) {
   int ended = signalfd(-1, &children, SFD_NONBLOCK | SFD_CLOEXEC);
   struct utsname name;
   uname(&name);
-  send_frame(0, HELLO, name.release, (uint32_t)strlen(name.release));
 
   for (;;) {
+    while (!greeted) {
+      greeted = 1;
+      send_frame(0, HELLO, name.release, (uint32_t)strlen(name.release));
+    }
     struct pollfd ends[3 + 3 * COMMANDS_MAX];
     ends[0] = (struct pollfd){port, POLLIN, 0};
     ends[1] = (struct pollfd){ended, POLLIN, 0};

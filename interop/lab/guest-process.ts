@@ -21,6 +21,10 @@ const KILL_GRACE_SECONDS = 5;
 
 export class GuestProcess {
   readonly command: string;
+  /** Takes its standard output, which is not kept then. */
+  onOutput: ((octets: Buffer) => void) | undefined;
+  /** Called once when it has ended, or its guest. */
+  onEnd: (() => void) | undefined;
   #guest: Place;
   #send: (kind: number, payload?: Uint8Array) => void;
   #stdout: Buffer[] = [];
@@ -105,15 +109,22 @@ export class GuestProcess {
 
   /** Takes a frame of the agent; for the guest only. */
   onFrame(kind: number, payload: Buffer): void {
-    if (kind === ToHost.output) this.#stdout.push(payload);
+    if (kind === ToHost.output) {
+      if (this.onOutput === undefined) this.#stdout.push(payload);
+      else this.onOutput(payload);
+    }
     if (kind === ToHost.errorOutput) this.#stderr.push(payload);
-    if (kind === ToHost.exit) this.#code = payload.readInt32LE();
+    if (kind === ToHost.exit) {
+      this.#code = payload.readInt32LE();
+      this.onEnd?.();
+    }
     for (const watcher of [...this.#watchers]) watcher();
   }
 
   /** The guest has ended; for the guest only. */
   onGuestEnd(): void {
     this.#lost = true;
+    this.onEnd?.();
     for (const watcher of [...this.#watchers]) watcher();
   }
 

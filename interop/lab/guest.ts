@@ -1,5 +1,6 @@
 /**
- * A Linux guest in QEMU that runs commands for a test.
+ * A Linux guest that runs commands for a test: in QEMU (qemu.ts), or in a domain of a Xen that
+ * itself runs there (xen-domain.ts).
  *
  * {@link bootGuest} takes a few seconds, so a guest is meant to serve many tests. It sees the
  * host's file system (initramfs.ts) and reaches ports on the host's loopback, and nothing else,
@@ -8,21 +9,18 @@
  * QEMU dies with this process whatever ends it, so a guest never outlives its test run.
  */
 
-import { type ChildProcessWithoutNullStreams, spawn } from 'node:child_process';
-import { createWriteStream, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { encodeFrame, FrameReader, ToAgent, ToHost } from './agent-frames.ts';
 import { within } from './deadline.ts';
 import { type CommandResult, GuestProcess } from './guest-process.ts';
-import { type LabImages, labImages } from './images.ts';
+import { labImages } from './images.ts';
 import { findComplaints } from './kernel-complaints.ts';
 import { logFolder } from './logs.ts';
+import type { Machine } from './machine.ts';
+import { linuxBoot, QemuMachine } from './qemu.ts';
 
-/** Where a guest finds the forwarded ports of the host. */
-export const GATEWAY_ADDRESS = '10.0.2.100';
-
-/** The ports at {@link GATEWAY_ADDRESS} that can be forwarded, USB/IP's own first. */
-export const FORWARDED_PORTS: readonly number[] = [3240, 3241, 3242, 3243, 3244, 3245, 3246, 3247];
+export { FORWARDED_PORTS, GATEWAY_ADDRESS } from './qemu.ts';
 
 export interface GuestOptions {
   /** For log files and messages. */
@@ -45,7 +43,11 @@ export interface RunOptions {
 
 /** Boots a guest. @throws Error with the end of its console if it does not come up in time */
 export async function bootGuest(options: GuestOptions = {}): Promise<Guest> {
-  const guest = new Guest(await labImages(), options);
+  const images = await labImages();
+  const name = options.name ?? 'guest';
+  const folder = logFolder(name);
+  const machine = new QemuMachine(images, linuxBoot(images), { ...options, name, folder });
+  const guest = new Guest(machine, name, folder, options.bootTimeoutSeconds);
   await guest.booted;
   return guest;
 }
@@ -54,14 +56,14 @@ export class Guest {
   readonly name: string;
   /** console.log, kernel.log and qemu.log of this guest are here, and stay. */
   readonly folder: string;
-  /** Seconds from the start of QEMU to the agent's greeting, once booted. */
+  /** Seconds from the start of the machine to the agent's greeting, once booted. */
   bootSeconds = Number.NaN;
   /** Resolves when the agent has answered. */
   readonly booted: Promise<void>;
-  /** Resolves when QEMU has ended, for whatever reason. */
+  /** Resolves when the machine has ended, for whatever reason. */
   readonly ended: Promise<void>;
 
-  #qemu: ChildProcessWithoutNullStreams;
+  #machine: Machine;
   #alive = true;
   #nextId = 1;
   #processes = new Map<number, GuestProcess>();
@@ -69,31 +71,19 @@ export class Guest {
   #greet: () => void = () => {};
 
   /** Use {@link bootGuest}. */
-  constructor(images: LabImages, options: GuestOptions) {
-    this.name = options.name ?? 'guest';
-    this.folder = logFolder(this.name);
-    mkdirSync(join(this.folder, 'forward'));
-    this.#qemu = spawn(images.keeper, qemuCommand(images, options, this.folder), { stdio: 'pipe' });
+  constructor(machine: Machine, name: string, folder: string, bootTimeoutSeconds = 60) {
+    this.name = name;
+    this.folder = folder;
+    this.#machine = machine;
     const started = performance.now();
-    const log = createWriteStream(join(this.folder, 'qemu.log'));
-    this.#qemu.stderr.pipe(log);
-    this.ended = new Promise((resolve) => {
-      this.#qemu.once('error', () => resolve());
-      this.#qemu.once('close', () => resolve());
-    });
+    this.ended = machine.ended;
     this.ended.then(() => this.#onEnd());
-    this.#qemu.stdin.on('error', () => {}); // QEMU is gone: `ended` tells
     const reader = new FrameReader();
-    this.#qemu.stdout.on('data', (chunk: Buffer) => {
+    machine.onOctets = (chunk) => {
       for (const { id, kind, payload } of reader.push(chunk)) this.#onFrame(id, kind, payload);
-    });
-    this.booted = this.#boot(started, options.bootTimeoutSeconds ?? 60);
+    };
+    this.booted = this.#boot(started, bootTimeoutSeconds);
     this.booted.catch(() => {});
-    // Only a command in progress keeps this process alive, and QEMU ends with it.
-    this.#qemu.unref();
-    for (const stream of [this.#qemu.stdin, this.#qemu.stdout, this.#qemu.stderr]) {
-      (stream as unknown as { unref(): void }).unref();
-    }
   }
 
   get alive(): boolean {
@@ -145,20 +135,16 @@ export class Guest {
    * @param guestPort - one of {@link FORWARDED_PORTS}
    */
   forward(hostPort: number, guestPort = 3240): void {
-    if (!FORWARDED_PORTS.includes(guestPort)) {
-      throw new RangeError(
-        `Cannot forward port ${guestPort}: it is not one of ${FORWARDED_PORTS.join(', ')}`,
-      );
+    if (this.#machine.forward === undefined) {
+      throw new Error(`Cannot forward a port to ${this.name}: it has no network`);
     }
-    const file = forwardFile(this.folder, guestPort);
-    writeFileSync(`${file}.new`, `${hostPort}\n`);
-    renameSync(`${file}.new`, file);
+    this.#machine.forward(hostPort, guestPort);
   }
 
-  /** Kills QEMU: to the rest of the world the guest dies in the middle of whatever it does. */
+  /** Kills the machine: to the rest of the world it dies in the middle of whatever it does. */
   async kill(): Promise<void> {
-    this.#qemu.kill('SIGTERM'); // keeper.c: SIGKILL to QEMU
-    await within(20, this.ended, () => `Cannot kill ${this.name}: QEMU is there after 20 s`);
+    this.#machine.kill();
+    await within(20, this.ended, () => `Cannot kill ${this.name}: it is there after 20 s`);
   }
 
   /**
@@ -166,12 +152,12 @@ export class Guest {
    * forwarded connection is another process (forward.c), which still acknowledges what it is sent.
    */
   pause(): void {
-    this.#qemu.kill('SIGUSR1');
+    this.#machine.pause();
   }
 
   /** Lets a paused guest go on. */
   resume(): void {
-    this.#qemu.kill('SIGUSR2');
+    this.#machine.resume();
   }
 
   /** Ends the guest in order, or by force if it takes longer. */
@@ -187,7 +173,7 @@ export class Guest {
 
   /** The last lines of the serial console, which has what a dying kernel prints. */
   consoleTail(lines = 30): string {
-    return tail(readLog(join(this.folder, 'console.log')), lines);
+    return tail(this.#machine.console(), lines);
   }
 
   /**
@@ -209,7 +195,7 @@ export class Guest {
   }
 
   #send(id: number, kind: number, payload?: Uint8Array): void {
-    if (this.#alive) this.#qemu.stdin.write(encodeFrame(id, kind, payload));
+    if (this.#alive) this.#machine.write(encodeFrame(id, kind, payload));
   }
 
   #onFrame(id: number, kind: number, payload: Buffer): void {
@@ -228,7 +214,7 @@ export class Guest {
       this.#greet = resolve;
     });
     const end = this.ended.then(() => {
-      throw new Error('QEMU has ended');
+      throw new Error('the machine has ended');
     });
     try {
       const late = () => `no answer within ${timeoutSeconds} s`;
@@ -237,7 +223,7 @@ export class Guest {
     } catch (error) {
       await this.kill();
       const why = error instanceof Error ? error.message : String(error);
-      const messages = readLog(join(this.folder, 'qemu.log'));
+      const messages = this.#machine.messages();
       throw new Error(
         `Cannot boot ${this.name}: ${why}, a running agent is wanted\n${messages}` +
           this.consoleTail(),
@@ -251,56 +237,6 @@ export class Guest {
     this.#alive = false;
     for (const process of this.#processes.values()) process.onGuestEnd();
     this.#processes.clear();
-  }
-}
-
-const KERNEL_ARGUMENTS = [
-  'console=ttyS0',
-  'quiet',
-  'panic=-1',
-  'mitigations=off',
-  'random.trust_cpu=on',
-  // The alternative clock, HPET, costs an exit from translated code at each look.
-  'tsc=reliable',
-  'no_timer_check',
-  // QEMU keeps translated code by virtual address: with fixed ones a process starts in a third of
-  // the time.
-  'norandmaps',
-];
-
-function qemuCommand(images: LabImages, options: GuestOptions, folder: string): string[] {
-  const forwards = FORWARDED_PORTS.map(
-    (port) =>
-      `,guestfwd=tcp:${GATEWAY_ADDRESS}:${port}-cmd:${images.forward} ${forwardFile(folder, port)}`,
-  );
-  return [
-    ...(options.within ?? []),
-    'qemu-system-x86_64',
-    ...['-name', options.name ?? 'guest', '-nodefaults', '-no-user-config', '-display', 'none'],
-    ...['-machine', 'q35', '-accel', 'tcg,thread=multi', '-cpu', 'max,-la57', '-no-reboot'],
-    ...['-smp', `${options.processors ?? 2}`, '-m', `${options.memoryMebibytes ?? 2048}`],
-    ...['-kernel', images.kernel.elf, '-initrd', images.initramfs],
-    ...['-append', KERNEL_ARGUMENTS.join(' ')],
-    ...['-serial', `file:${join(folder, 'console.log')}`],
-    ...['-fsdev', 'local,id=host,path=/,security_model=none,readonly=on,multidevs=remap'],
-    ...['-device', 'virtio-9p-pci,fsdev=host,mount_tag=host'],
-    ...['-chardev', 'stdio,id=agent,signal=off', '-device', 'virtio-serial-pci'],
-    ...['-device', 'virtserialport,chardev=agent,name=agent'],
-    ...['-netdev', `user,id=net,restrict=on,ipv6=off${forwards.join('')}`],
-    ...['-device', 'virtio-net-pci,netdev=net,romfile='],
-    ...(options.qemuArguments ?? []),
-  ];
-}
-
-function forwardFile(folder: string, guestPort: number): string {
-  return join(folder, 'forward', `${guestPort}`);
-}
-
-function readLog(path: string): string {
-  try {
-    return readFileSync(path, 'latin1');
-  } catch {
-    return '';
   }
 }
 

@@ -8,6 +8,8 @@ export interface LabImages {
   kernel: Kernel;
   /** Path of the initial root file system. */
   initramfs: string;
+  /** Path of the compiled guest-agent.c. */
+  agent: string;
   /** Path of the compiled forward.c. */
   forward: string;
   /** Path of the compiled keeper.c. */
@@ -28,5 +30,5 @@ async function prepare(): Promise<LabImages> {
   const agent = await compiled(labSource('guest-agent.c'), ['-static']);
   const forward = await compiled(labSource('forward.c'));
   const keeper = await compiled(labSource('keeper.c'));
-  return { kernel, forward, keeper, initramfs: await initramfs({ kernel, agent }) };
+  return { kernel, agent, forward, keeper, initramfs: await initramfs({ kernel, agent }) };
 }

@@ -27,6 +27,7 @@ export interface GuestUsbDevice {
 }
 
 export interface Gadget extends GuestUsbDevice {
+  serialNumber: string;
   /** Unplugs the device and takes the gadget apart. */
   remove(): Promise<void>;
 }
@@ -66,7 +67,7 @@ ln -s functions/${options.function} configs/c.1
 for controller in $(ls /sys/class/udc); do echo $controller > UDC 2> /dev/null && break; done
 [ -n "$(cat UDC)" ] || { echo 'Cannot plug in the gadget: no controller takes it' >&2; exit 1; }`);
   const device = await findDevice(guest, serialNumber);
-  return { ...device, remove: () => removeGadget(guest, folder, options.function) };
+  return { ...device, serialNumber, remove: () => removeGadget(guest, folder, options.function) };
 }
 
 async function removeGadget(guest: Guest, folder: string, name: string): Promise<void> {

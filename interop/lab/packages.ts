@@ -24,6 +24,32 @@ export const GUEST_PACKAGES: readonly string[] = [
   'xz-utils',
 ];
 
+/**
+ * What a real Xen in QEMU needs. These are only unpacked, see xen-files.ts: to install them would
+ * start Xen's services and put a hypervisor into the host's boot menu.
+ */
+export const XEN_PACKAGES: readonly string[] = [
+  'libxencall1',
+  'libxendevicemodel1',
+  'libxenevtchn1',
+  'libxenforeignmemory1',
+  'libxengnttab1',
+  'libxenhypfs1',
+  'libxenmisc4.17',
+  'libxenstore4',
+  'libxentoolcore1',
+  'libxentoollog1',
+  'libyajl2',
+  'qemu-system-xen',
+  'xen-hypervisor-4.17-amd64',
+  'xen-utils-4.17',
+  'xen-utils-common',
+  'xenstore-utils',
+];
+
+/** What it needs on the host besides {@link GUEST_PACKAGES}, to compile a module. */
+export const XEN_HOST_PACKAGES: readonly string[] = ['make'];
+
 /** Which of the packages are not installed, in the order given. */
 export async function missingPackages(
   packages: readonly string[] = GUEST_PACKAGES,
@@ -114,6 +140,29 @@ export async function packageField(name: string, field: string): Promise<string 
     .split('\n')
     .find((line) => line.startsWith(prefix))
     ?.slice(prefix.length);
+}
+
+/**
+ * The versions of packages that apt would choose.
+ *
+ * @returns undefined if one of them is not known
+ */
+export async function packageVersions(
+  names: readonly string[],
+): Promise<PackageVersion[] | undefined> {
+  // Asked for the first, as that updates the lists if need be.
+  if ((await packageField(names[0] ?? '', 'Version')) === undefined) return undefined;
+  const shown = await hostCommand('apt-cache', ['show', '--no-all-versions', ...names]).catch(
+    () => '',
+  );
+  const versions = new Map<string, string>();
+  for (const record of shown.split('\n\n')) {
+    const name = /^Package: (\S+)/m.exec(record)?.[1];
+    const version = /^Version: (\S+)/m.exec(record)?.[1];
+    if (name !== undefined && version !== undefined) versions.set(name, version);
+  }
+  const found = names.map((name) => ({ name, version: versions.get(name) ?? '' }));
+  return found.every(({ version }) => version !== '') ? found : undefined;
 }
 
 /** Unpacks the files of a package into a folder, without installing it. */

@@ -23,6 +23,8 @@ export interface ProbeSettings {
   rounds?: number;
   /** No new round begins after so long. */
   seconds?: number;
+  /** A round without progress for so many milliseconds hangs, 30000 by default. */
+  limit?: number;
   unlink?: ProbeUnlink;
   /** The device stamps and counts its packets. */
   stamps?: boolean;

@@ -1,0 +1,184 @@
+/**
+ * A paravirtual domain of a real Xen, with an agent in it.
+ *
+ * {@link createDomain} returns a {@link Guest} whose machine is the domain. Its agent talks over a
+ * second console (/dev/hvc1), which xen-port.c in dom0 joins to the frames of a command there, so
+ * that everything a plain guest can do, `run` with its exit code, binary input and output and
+ * several commands at once, works in the same way; only `forward` does not, as a domain has no
+ * network. The first console is the kernel's: {@link Guest.consoleTail} has it.
+ */
+
+import { domainInitramfs } from './domain-initramfs.ts';
+import { Guest } from './guest.ts';
+import { labImages } from './images.ts';
+import { compiled, labSource, testusbProgram } from './kernel.ts';
+import { KERNEL_ARGUMENTS } from './qemu.ts';
+import { DomainMachine } from './xen-domain-machine.ts';
+import { xenHcdModule } from './xen-files.ts';
+
+export interface DomainOptions {
+  /** Its name in `xl list`, and that of its log folder. */
+  name: string;
+  memoryMebibytes?: number;
+  processors?: number;
+  /** Lines of xl's configuration file, e.g. `usbctrl=['type=vusb,version=2,ports=4']`. */
+  configuration?: readonly string[];
+  /** Modules that it can load besides {@link DOMAIN_MODULES}. */
+  modules?: readonly string[];
+  /** Programs of the host that it has besides those of {@link domainPrograms}, absolute paths. */
+  programs?: readonly string[];
+  /** Called when the domain is there and has not run yet: for nodes in xenstore. */
+  prepare?: (id: number) => Promise<void>;
+  /** For `xl create`, which waits for back ends. */
+  createTimeoutSeconds?: number;
+  bootTimeoutSeconds?: number;
+}
+
+/** Modules that a domain can load, besides xen-hcd. */
+export const DOMAIN_MODULES: readonly string[] = [
+  'usbcore',
+  'usb-storage',
+  'uas',
+  'usbhid',
+  'hid-generic',
+  'evdev',
+  'sd_mod',
+  'ext4',
+  'crc32c_generic',
+  'cdc-acm',
+  'snd-usb-audio',
+  'usbtest',
+];
+
+/** Programs that a domain has besides busybox: those that tests use in plain guests. */
+export async function domainPrograms(): Promise<string[]> {
+  return [
+    '/sbin/mkfs.ext4',
+    '/sbin/e2fsck',
+    await compiled(labSource('stall-probe.c'), ['-static']),
+    await testusbProgram(),
+  ];
+}
+
+const CREATE_TIMEOUT_SECONDS = 60;
+const DESTROY_TIMEOUT_SECONDS = 30;
+const SAVE_TIMEOUT_SECONDS = 120;
+
+/** Creates a domain and waits for its agent. @throws Error with its console if that fails */
+export async function createDomain(dom0: Guest, options: DomainOptions): Promise<Domain> {
+  const file = `/run/xen/${options.name}.cfg`;
+  await dom0.succeed(`cat > ${file}`, { input: await configurationText(options) });
+  const timeoutSeconds = options.createTimeoutSeconds ?? CREATE_TIMEOUT_SECONDS;
+  try {
+    await dom0.succeed(`xl create -p ${file} < /dev/null`, { timeoutSeconds });
+    const id = await domainId(dom0, options.name);
+    const machine = new DomainMachine(dom0, options.name);
+    await machine.connect(id);
+    await options.prepare?.(id);
+    const guest = new Guest(machine, options.name, machine.folder, options.bootTimeoutSeconds);
+    await dom0.succeed(`xl unpause ${id}`);
+    await guest.booted;
+    return new Domain(dom0, guest, machine);
+  } catch (error) {
+    await dom0.run(`xl destroy ${options.name}`).catch(() => {});
+    throw error;
+  }
+}
+
+async function domainId(dom0: Guest, name: string): Promise<number> {
+  return Number(await dom0.succeed(`xl domid ${name}`));
+}
+
+/** A domain that was created. */
+export class Domain {
+  readonly dom0: Guest;
+  readonly guest: Guest;
+  #machine: DomainMachine;
+
+  /** Use {@link createDomain}. */
+  constructor(dom0: Guest, guest: Guest, machine: DomainMachine) {
+    this.dom0 = dom0;
+    this.guest = guest;
+    this.#machine = machine;
+  }
+
+  /** Its number, which is another one after {@link restore}. */
+  get id(): number {
+    return this.#machine.id;
+  }
+
+  get name(): string {
+    return this.guest.name;
+  }
+
+  /** Destroys it, if it has not ended yet, and waits until Xen and xenstore know nothing of it. */
+  async destroy(): Promise<void> {
+    if (this.guest.alive) await this.guest.kill();
+    await this.gone();
+  }
+
+  /** Waits until Xen and xenstore know nothing of it, when it ends by itself. */
+  async gone(timeoutSeconds = DESTROY_TIMEOUT_SECONDS): Promise<void> {
+    const { code, stdout } = await this.dom0.run(
+      `end=$(( $(date +%s) + ${timeoutSeconds} ))
+while [ $(date +%s) -lt $end ]; do
+  if ! xl list ${this.id} > /dev/null 2>&1 && ! xenstore-exists /local/domain/${this.id}; then
+    exit 0
+  fi
+  sleep 0.1
+done
+xl list
+exit 1`,
+      { timeoutSeconds: timeoutSeconds + 10 },
+    );
+    if (code === 0) return;
+    throw new Error(
+      `Cannot see the end of ${this.name}: domain ${this.id} is there after ` +
+        `${timeoutSeconds} s\n${stdout}`,
+    );
+  }
+
+  /**
+   * Writes its memory to a file in dom0 and ends it. No command may be running in it: what is on
+   * the way to or from the agent is lost.
+   *
+   * @param prepare - called before it runs again, with its new number: for nodes in xenstore
+   */
+  async saveAndRestore(prepare?: (id: number) => Promise<void>): Promise<void> {
+    const { dom0, name } = this;
+    const file = `/run/xen/${name}.save`;
+    const timeoutSeconds = SAVE_TIMEOUT_SECONDS;
+    this.#machine.release();
+    await dom0.succeed(`xl save ${this.id} ${file} < /dev/null`, { timeoutSeconds });
+    await this.gone();
+    await dom0.succeed(`xl restore -p ${file} < /dev/null`, { timeoutSeconds });
+    const id = await domainId(dom0, name);
+    await this.#machine.connect(id);
+    await prepare?.(id);
+    await dom0.succeed(`rm ${file}; xl unpause ${id}`);
+  }
+}
+
+async function configurationText(options: DomainOptions): Promise<string> {
+  const { kernel, agent } = await labImages();
+  const image = await domainInitramfs({
+    kernel,
+    agent,
+    xenHcd: await xenHcdModule(kernel),
+    modules: [...DOMAIN_MODULES, ...(options.modules ?? [])],
+    programs: [...(await domainPrograms()), ...(options.programs ?? [])],
+  });
+  return [
+    `name="${options.name}"`,
+    'type="pv"',
+    `kernel="${kernel.elf}"`,
+    `ramdisk="${image}"`,
+    `extra="${['console=hvc0', ...KERNEL_ARGUMENTS].join(' ')}"`,
+    `memory=${options.memoryMebibytes ?? 256}`,
+    `vcpus=${options.processors ?? 1}`,
+    // However it ends, it is gone then: a test starts it again itself if it wants to.
+    ...['poweroff', 'reboot', 'crash'].map((event) => `on_${event}="destroy"`),
+    ...(options.configuration ?? []),
+    '',
+  ].join('\n');
+}
