@@ -6,18 +6,8 @@
  * answered for itself, and that is what gives it back. Naming a URB that is not out is harmless: it
  * has just been answered.
  *
- * The fence for a stock front end (docs/stall-protocol.md) is `responseEvent`. xen-hcd calls
- * completion handlers inside its loop over responses, their unlinks are put into the ring at once,
- * and only then does it publish the index of the response that it waits for next. So when that has
- * passed the response of an error, its handlers have run and what they unlinked is in the ring.
- * Hence the order in `work`: read `responseEvent`, then the ring up to its end, then open fences.
- * Nobody sends an event when there was nothing to unlink: while URBs are held, `work` returns
- * 'fence' and wants to be called again soon.
- *
- * One thing a stock front end cannot say: when its ring is full, unlinks stay in a list that it
- * never looks at again (pending_unlink_list). If the ring may have been full while handlers ran,
- * held URBs that are short-not-ok are answered with no octets: who unlinked them does not see it,
- * and to anyone else it is what it says, a short read behind another.
+ * A stock front end's handlers are waited for as fences.ts says; that is why `work` reads
+ * `responseEvent` first, then the ring up to its end, and then opens fences.
  *
  * What the front end does wrong is reported once through `onFault`; then nothing is done any more.
  */
@@ -26,6 +16,7 @@ import { DEFAULT_LIMITS, type SessionLimits } from '../core/limits.ts';
 import type { DeviceSession, SessionClient } from '../core/session.ts';
 import { Urb, type UrbStatus } from '../core/urb.ts';
 import type { Recovery } from '../stall/endpoint-queue.ts';
+import { FENCED, Fences, RETURNING } from './fences.ts';
 import { HotPlug } from './hot-plug.ts';
 import { JOURNAL_ENTRIES } from './journal.ts';
 import { PlatformError } from './platform.ts';
@@ -38,15 +29,6 @@ import { type PortSpeed, STATUS_NUMBER } from './usbif.ts';
 
 /** How often one call of `work` looks at the ring; a front end that never stops waits its turn. */
 const PASSES_MAX = 8;
-
-/** The fence is exact: nothing but it ends a hold. */
-const FENCED: Recovery = {
-  kind: 'hold',
-  settleMilliseconds: 0,
-  holdMilliseconds: Number.POSITIVE_INFINITY,
-  arrivalMilliseconds: Number.POSITIVE_INFINITY,
-};
-const RETURNING: Recovery = { kind: 'return' };
 
 export interface ControllerOptions {
   readonly ports: number;
@@ -86,8 +68,7 @@ export class Controller {
   readonly #byId = new Map<number, Entry>();
   /** By number; 0 is none. */
   readonly #ports: Port[];
-  /** Sessions that wait for a fence, with `responseEvent` as it was before their last report. */
-  readonly #reported = new Map<DeviceSession, number>();
+  readonly #fences: Fences;
   #working = false;
   #broken = false;
 
@@ -101,6 +82,7 @@ export class Controller {
     this.#ring = new UrbRing(urbPage);
     assert(this.#ring.slots === JOURNAL_ENTRIES);
     this.#hotPlug = new HotPlug(connPage);
+    this.#fences = new Fences(this.#ring);
     this.#ports = Array.from({ length: options.ports + 1 }, () => new Port());
     for (let index = JOURNAL_ENTRIES - 1; index >= 0; index--) {
       this.#free.push({
@@ -136,7 +118,7 @@ export class Controller {
       deviceRemoved: onRemoved,
       reportMark(): number {
         if (this.session !== null) {
-          controller.#reported.set(this.session, controller.#ring.responseEvent);
+          controller.#fences.reported(this.session, controller.#ring.responseEvent);
         }
         return controller.#ring.answered;
       },
@@ -152,7 +134,7 @@ export class Controller {
   /** It is there no longer; its session gives back what it has. Call `work` afterwards. */
   unplug(port: number): void {
     const one = this.#portOf(port);
-    if (one.session !== null) this.#reported.delete(one.session);
+    if (one.session !== null) this.#fences.forget(one.session);
     one.session = null;
     this.#hotPlug.tell(port, 'none');
   }
@@ -181,14 +163,13 @@ export class Controller {
     for (let pass = 0; more && pass < PASSES_MAX; pass++) {
       const event = this.#ring.responseEvent; // before the ring is read
       for (let left = this.#ring.available(); left > 0; left--) this.#take();
-      if (this.#reported.size > 0) this.#openFences(event);
+      this.#fences.open(event);
       more = this.#ring.sleep();
     }
     const told = this.#hotPlug.work();
     if (this.#ring.needsEvent() || told) this.#options.notify();
     if (more) return 'again';
-    for (const session of this.#reported.keys()) if (session.fences === 'blocked') return 'fence';
-    return 'nothing';
+    return this.#fences.blocked ? 'fence' : 'nothing';
   }
 
   #take(): void {
@@ -251,7 +232,7 @@ export class Controller {
     if (this.#broken) return;
     try {
       const octets = entry.memory.giveBack(entry.request, urb, this.#options.guest);
-      // Unlinked by this side: see `#failUnsendable`.
+      // Unlinked by this side: see fences.ts.
       const status = urb.status === 'unlinked' && !entry.asked ? 'short' : urb.status;
       this.#answer(entry, {
         status: STATUS_NUMBER[status],
@@ -272,22 +253,6 @@ export class Controller {
     this.#ring.respond(entry.index, id, answer);
     this.#free.push(entry);
     if (!this.#working) this.#options.onAnswered();
-  }
-
-  /** `event`: what the front end had published before the ring was read. */
-  #openFences(event: number): void {
-    const handled = (mark: number) => ((event - mark) | 0) > 0;
-    for (const [session, before] of [...this.#reported]) {
-      const full = (this.#ring.taken - (before - 1)) >>> 0 >= this.#ring.slots;
-      if (full) this.#failUnsendable(session, handled);
-      session.openFences(handled);
-      if (session.fences === 'open') this.#reported.delete(session);
-    }
-  }
-
-  /** The front end's ring may have been full, so that unlinks could not be sent. */
-  #failUnsendable(session: DeviceSession, handled: (mark: number) => boolean): void {
-    for (const urb of session.heldUrbs(handled)) if (urb.shortNotOk) session.unlink(urb.id);
   }
 
   #portOf(number: number): Port {

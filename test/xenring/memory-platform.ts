@@ -171,11 +171,14 @@ export class MemoryPlatform implements Platform {
   grant(peer: Domain, pages: number): GrantedPages {
     const memory = Buffer.from(new ArrayBuffer(pages * PAGE_OCTETS));
     const references: number[] = [];
+    const end = () => {
+      for (const one of references) this.endGrant(one);
+    };
     for (let n = 0; n < pages; n++) {
       const page = memory.subarray(n * PAGE_OCTETS, (n + 1) * PAGE_OCTETS);
       references.push(this.grantPage(peer, page));
     }
-    return { memory, references, end: () => references.forEach((one) => this.endGrant(one)) };
+    return { memory, references, end };
   }
 
   grantPage(peer: Domain, page: Buffer): number {
