@@ -11,6 +11,7 @@
  */
 
 import { Actions } from '../stall/actions.ts';
+import { Barrier } from '../stall/barriers.ts';
 import {
   type ActionKind,
   cleared,
@@ -204,6 +205,38 @@ export class DeviceSession implements DeviceHost {
     this.#forEachSlot((slot) => fenceOpened(slot.queue, this.#clock.now(), this.#actions));
   }
 
+  /**
+   * The same for those endpoints only whose last report the client has handled, which `handled`
+   * tells from its mark. For transports that can tell reports apart.
+   */
+  openFences(handled: (mark: number) => boolean): void {
+    this.#forEachSlot((slot) => {
+      if (!awaitsFence(slot.queue) || !handled(slot.mark)) return;
+      fenceOpened(slot.queue, this.#clock.now(), this.#actions);
+    });
+  }
+
+  /** Whether an endpoint waits for its fence: 'blocked' if URBs are held meanwhile. */
+  get fences(): 'open' | 'closed' | 'blocked' {
+    let fences: 'open' | 'closed' = 'open';
+    for (const slot of this.#slots) {
+      if (slot === undefined || !awaitsFence(slot.queue)) continue;
+      if (slot.queue.waiting.length > slot.queue.barriers) return 'blocked';
+      fences = 'closed';
+    }
+    return fences;
+  }
+
+  /** URBs that wait for a fence that `openFences` would open now. */
+  heldUrbs(handled: (mark: number) => boolean): Urb[] {
+    const held: Urb[] = [];
+    for (const slot of this.#slots) {
+      if (slot?.queue.phase !== 'holding' || !handled(slot.mark)) continue;
+      for (const one of slot.queue.waiting) if (!(one instanceof Barrier)) held.push(one);
+    }
+    return held;
+  }
+
   /** Gives back every URB, then lets go of the device; resolves when another may claim it. */
   close(): Promise<void> {
     this.#closed ??= this.#close();
@@ -343,8 +376,12 @@ export class DeviceSession implements DeviceHost {
     if (status !== 'ok') this.errorCount++;
     this.#client.gaveBack(urb);
     if (urb.setup !== null && status === 'ok') this.#applyEffect(controlEffect(urb.setup));
-    if (status !== 'ok' && this.#client.reportMark !== undefined) {
-      this.#slotOf(urb.endpoint).mark = this.#client.reportMark();
+    if (this.#client.reportMark !== undefined) {
+      const slot = this.#slotOf(urb.endpoint);
+      // A URB that was unlinked too late may end well, and its handler is waited for all the same.
+      if (status !== 'ok' || slot.queue.phase === 'holding') {
+        slot.mark = this.#client.reportMark();
+      }
     }
     if (this.#outstanding.size === 0) this.#emptied();
   }
@@ -375,6 +412,10 @@ function outcomeOf(urb: Urb): Outcome {
     default:
       return 'error';
   }
+}
+
+function awaitsFence(queue: EndpointQueue<Urb>): boolean {
+  return queue.phase === 'holding' || queue.barriers > 0;
 }
 
 function isIdle(queue: EndpointQueue<Urb>): boolean {

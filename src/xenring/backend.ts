@@ -1,0 +1,238 @@
+/**
+ * One controller of one guest: store, timers and platform around `Controller`.
+ *
+ * Whatever changes in the store, everything is looked at afresh, one look at a time
+ * (xenbus-state.ts says why that is enough). A front end that breaks the protocol costs its
+ * connection and one line in the log; it may connect again.
+ */
+import { type Clock, systemClock } from '../core/clock.ts';
+import type { SessionLimits } from '../core/limits.ts';
+import type { Registry } from '../core/registry.ts';
+import { RingConnection } from './connection.ts';
+import { type Platform, PlatformError, type StoreWatch } from './platform.ts';
+import type { RingLog } from './port-keeper.ts';
+import { RingError } from './ring-error.ts';
+import { PORTS_MAX } from './usbif.ts';
+import { backAction, XENBUS_STATE, type XenbusState, xenbusStateOf } from './xenbus-state.ts';
+
+export interface BackendOptions {
+  readonly platform: Platform;
+  readonly registry: Registry;
+  readonly log: RingLog;
+  readonly clock?: Clock;
+  readonly limits?: SessionLimits;
+}
+
+/** What the back end's directory says. */
+interface Directory {
+  readonly own: XenbusState;
+  readonly online: boolean;
+  readonly domain: number;
+  readonly frontend: string;
+}
+
+export class Backend {
+  readonly #path: string;
+  readonly #options: BackendOptions;
+  readonly #watches: StoreWatch[] = [];
+  /** The front end's path that is watched. */
+  #watched = '';
+  #connection: RingConnection | null = null;
+  /** The look that is under way. */
+  #looking: Promise<void> | null = null;
+  #lookAgain = false;
+  #stopped = false;
+
+  /** @param path The back end's directory, /local/domain/0/backend/vusb/DOMAIN/DEVICE. */
+  constructor(path: string, options: BackendOptions) {
+    this.#path = path;
+    this.#options = options;
+  }
+
+  /** Bus ids of what is plugged in, by port; undefined if no front end is connected. */
+  get plugged(): ReadonlyMap<number, string> | undefined {
+    return this.#connection?.plugged;
+  }
+
+  async start(): Promise<void> {
+    await this.#watch(this.#path);
+  }
+
+  /** Exports have come, gone or become free. */
+  exportsChanged(): void {
+    this.#connection?.tryPlug();
+  }
+
+  /**
+   * The gateway ends: the guest sees its devices unplugged, and its controller waits for the next
+   * gateway. Or the guest is gone: then nobody is to be told.
+   */
+  async stop(how: 'orderly' | 'at-once' = 'orderly'): Promise<void> {
+    this.#stopped = true;
+    for (const watch of this.#watches.splice(0)) await watch.end();
+    await this.#looking;
+    await this.#release(how);
+  }
+
+  async #watch(path: string): Promise<void> {
+    this.#watches.push(await this.#options.platform.store.watch(path, () => this.#look()));
+  }
+
+  /** Looks at everything; if a look is under way, once more after it. */
+  #look(): void {
+    this.#lookAgain = true;
+    this.#looking ??= this.#lookUntilQuiet().finally(() => {
+      this.#looking = null;
+    });
+  }
+
+  async #lookUntilQuiet(): Promise<void> {
+    while (this.#lookAgain && !this.#stopped) {
+      this.#lookAgain = false;
+      try {
+        await this.#lookOnce();
+      } catch (error) {
+        await this.#failed(error);
+      }
+    }
+  }
+
+  async #lookOnce(): Promise<void> {
+    const directory = await this.#read();
+    if (directory === undefined) {
+      await this.#release('at-once');
+      return;
+    }
+    if (directory.frontend !== this.#watched) {
+      this.#watched = directory.frontend;
+      await this.#watch(`${directory.frontend}/state`);
+    }
+    const front = xenbusStateOf(await this.#get(`${directory.frontend}/state`));
+    await this.#act(directory, front);
+  }
+
+  async #act(directory: Directory, front: XenbusState | undefined): Promise<void> {
+    switch (backAction(directory.own, front, directory.online)) {
+      case 'announce':
+        await this.#release('at-once');
+        await this.#put('feature-stall-protocol', '1');
+        await this.#setState('init-wait', directory.own);
+        break;
+      case 'attach':
+        if (this.#connection === null) this.#connection = await this.#attach(directory);
+        if (this.#connection === null) break;
+        await this.#plugPorts(this.#connection);
+        await this.#setState('connected', directory.own);
+        break;
+      case 'quiesce':
+        await this.#release('orderly');
+        await this.#setState('closing', directory.own);
+        break;
+      case 'close':
+        await this.#release('at-once');
+        await this.#setState('closed', directory.own);
+        break;
+      case 'release':
+        await this.#release('at-once');
+        break;
+      case 'wait':
+        break;
+    }
+  }
+
+  /** Undefined if the directory is gone, or not yet written. */
+  async #read(): Promise<Directory | undefined> {
+    const own = xenbusStateOf(await this.#get(`${this.#path}/state`));
+    const frontend = await this.#get(`${this.#path}/frontend`);
+    const domain = numberOf(await this.#get(`${this.#path}/frontend-id`));
+    if (own === undefined || frontend === undefined || domain === undefined) return undefined;
+    const online = (await this.#get(`${this.#path}/online`)) !== '0';
+    return { own, online, domain, frontend };
+  }
+
+  async #attach({ domain, frontend }: Directory): Promise<RingConnection> {
+    const number = async (path: string) => {
+      const text = await this.#get(path);
+      const value = numberOf(text);
+      if (value !== undefined) return value;
+      throw new PlatformError(`Cannot attach ${path}: "${text ?? ''}", wanted a number`);
+    };
+    const ports = await number(`${this.#path}/num-ports`);
+    if (ports < 1 || ports > PORTS_MAX) {
+      throw new PlatformError(
+        `Cannot attach ${this.#path}: ${ports} ports, wanted 1 to ${PORTS_MAX}`,
+      );
+    }
+    const { platform, registry, log, limits, clock = systemClock } = this.#options;
+    return new RingConnection({
+      platform,
+      registry,
+      log,
+      clock,
+      ...(limits && { limits }),
+      domain,
+      peer: `dom${domain} vusb ${this.#path.slice(this.#path.lastIndexOf('/') + 1)}`,
+      ports,
+      usbVersion: await number(`${this.#path}/usb-ver`),
+      urbRing: await number(`${frontend}/urb-ring-ref`),
+      connRing: await number(`${frontend}/conn-ring-ref`),
+      eventChannel: await number(`${frontend}/event-channel`),
+      stallProtocol: (await this.#get(`${frontend}/stall-protocol`)) === '1',
+      onFault: (error) => {
+        void this.#failed(error).then(() => this.#look());
+      },
+    });
+  }
+
+  async #plugPorts(connection: RingConnection): Promise<void> {
+    for (let port = 1; port <= connection.portCount; port++) {
+      connection.want(port, (await this.#get(`${this.#path}/port/${port}`)) ?? '');
+    }
+  }
+
+  async #release(how: 'orderly' | 'at-once'): Promise<void> {
+    const connection = this.#connection;
+    this.#connection = null;
+    await connection?.end(how);
+  }
+
+  /** The front end's fault, or the store's: this connection ends. */
+  async #failed(error: unknown): Promise<void> {
+    if (!(error instanceof RingError) && !(error instanceof PlatformError)) {
+      this.#options.log.warn(`${this.#path}: ${error}`);
+    } else {
+      const code = error instanceof RingError ? ` (${error.code})` : '';
+      this.#options.log.warn(`${this.#path}: connection closed: ${error.message}${code}`);
+    }
+    try {
+      await this.#release('at-once');
+      const own = xenbusStateOf(await this.#get(`${this.#path}/state`));
+      if (own !== undefined) await this.#setState('closing', own);
+    } catch {
+      // The store is what failed: there is nobody to tell.
+    }
+  }
+
+  async #setState(state: XenbusState, own: XenbusState): Promise<void> {
+    if (state !== own) await this.#put('state', `${XENBUS_STATE[state]}`);
+  }
+
+  #get(path: string): Promise<string | undefined> {
+    return this.#options.platform.store.read(path);
+  }
+
+  /** Never brings back a directory that the toolstack has removed. */
+  async #put(name: string, value: string): Promise<void> {
+    await this.#options.platform.store.transaction(async (store) => {
+      if ((await store.read(`${this.#path}/state`)) === undefined) return;
+      await store.write(`${this.#path}/${name}`, value);
+    });
+  }
+}
+
+/** A number of the store: decimal, 32 bits. */
+export function numberOf(text: string | undefined): number | undefined {
+  if (text === undefined || !/^\d{1,10}$/.test(text)) return undefined;
+  const number = Number(text);
+  return number <= 0xffff_ffff ? number : undefined;
+}

@@ -1,0 +1,89 @@
+/** All controllers of all guests that this domain is to serve: `backend/vusb` in the store. */
+import { Backend, type BackendOptions } from './backend.ts';
+import type { StoreWatch } from './platform.ts';
+
+/** Controllers at a time; the toolstack writes them, not the guests. */
+const CONTROLLERS_MAX = 256;
+
+export class Backends {
+  readonly #root: string;
+  readonly #options: BackendOptions;
+  readonly #backends = new Map<string, Backend>();
+  readonly #exportsChanged = () => {
+    for (const backend of this.#backends.values()) backend.exportsChanged();
+  };
+  #watch: StoreWatch | null = null;
+  #looking: Promise<void> | null = null;
+  #lookAgain = false;
+  #stopped = false;
+
+  constructor(options: BackendOptions) {
+    this.#options = options;
+    this.#root = `/local/domain/${options.platform.domain}/backend/vusb`;
+  }
+
+  /** Paths of the controllers that are served, with what is plugged in. */
+  get controllers(): ReadonlyMap<string, Backend> {
+    return this.#backends;
+  }
+
+  async start(): Promise<void> {
+    this.#options.registry.on('added', this.#exportsChanged);
+    this.#options.registry.on('released', this.#exportsChanged);
+    this.#watch = await this.#options.platform.store.watch(this.#root, () => this.#look());
+  }
+
+  /** Guests see their devices unplugged; their controllers wait for the next gateway. */
+  async stop(): Promise<void> {
+    this.#stopped = true;
+    this.#options.registry.off('added', this.#exportsChanged);
+    this.#options.registry.off('released', this.#exportsChanged);
+    await this.#watch?.end();
+    await this.#looking;
+    await Promise.all([...this.#backends.values()].map((backend) => backend.stop()));
+    this.#backends.clear();
+  }
+
+  #look(): void {
+    this.#lookAgain = true;
+    this.#looking ??= this.#lookUntilQuiet().finally(() => {
+      this.#looking = null;
+    });
+  }
+
+  async #lookUntilQuiet(): Promise<void> {
+    while (this.#lookAgain && !this.#stopped) {
+      this.#lookAgain = false;
+      try {
+        await this.#compare(await this.#paths());
+      } catch (error) {
+        this.#options.log.warn(`Cannot look for controllers in ${this.#root}: ${error}`);
+      }
+    }
+  }
+
+  async #paths(): Promise<Set<string>> {
+    const { store } = this.#options.platform;
+    const paths = new Set<string>();
+    for (const domain of (await store.list(this.#root)) ?? []) {
+      for (const device of (await store.list(`${this.#root}/${domain}`)) ?? []) {
+        if (paths.size < CONTROLLERS_MAX) paths.add(`${this.#root}/${domain}/${device}`);
+      }
+    }
+    return paths;
+  }
+
+  async #compare(paths: ReadonlySet<string>): Promise<void> {
+    for (const [path, backend] of this.#backends) {
+      if (paths.has(path)) continue;
+      this.#backends.delete(path);
+      await backend.stop('at-once');
+    }
+    for (const path of paths) {
+      if (this.#backends.has(path)) continue;
+      const backend = new Backend(path, this.#options);
+      this.#backends.set(path, backend);
+      await backend.start();
+    }
+  }
+}

@@ -1,0 +1,254 @@
+/**
+ * The front end's side of the URB ring: transfers in, requests out, responses in, results out. Which
+ * transfer may be sent when is decided elsewhere (`ring-device.ts`); here they wait at most for a
+ * free slot, in order.
+ *
+ * Each id owns as many granted pages as a request can name, for good: a transfer costs two copies of
+ * its data and no change of grants. One slot is kept for unlinks, which are answered at once, so that
+ * a ring full of transfers that do not end can always be taken back.
+ */
+
+import { assert } from '../core/assert.ts';
+import type { Of } from '../core/layout.ts';
+import { PAGE_OCTETS } from './platform.ts';
+import { RingError } from './ring-error.ts';
+import { FrontRing } from './shared-ring.ts';
+import { isInput, lengthOf, NO_OCTETS, type Transfer, type TransferResult } from './transfer.ts';
+import {
+  FrameDescriptor,
+  frameStatusOf,
+  IsochronousPart,
+  PIPE,
+  PIPE_TYPE,
+  SEGMENTS_MAX,
+  Segment,
+  statusOf,
+  TRANSFER_FLAG,
+  UrbRequest,
+  UrbResponse,
+} from './usbif.ts';
+
+const SIZES = { requestOctets: UrbRequest.octets, responseOctets: UrbResponse.octets };
+/** Requests that can be out, by the size of a slot. */
+export const IDS = 16;
+/** Slots that transfers leave to unlinks. */
+const SLOTS_FOR_UNLINKS = 1;
+/** Octets of one id's pages. */
+const ROOM_OCTETS = SEGMENTS_MAX * PAGE_OCTETS;
+/** Longest transfer; those that are isochronous leave a page to their descriptors. */
+export const TRANSFER_OCTETS_MAX = ROOM_OCTETS;
+export const ISOCHRONOUS_OCTETS_MAX = ROOM_OCTETS - PAGE_OCTETS;
+export const ISO_PACKETS_MAX = PAGE_OCTETS / FrameDescriptor.octets;
+/** Every device behind a ring is alone at its port; only the guest's own bus needs an address. */
+const DEVICE_ADDRESS = 1;
+
+/** A transfer to be sent; again with a new `Sending` each time. */
+export interface Sending {
+  readonly port: number;
+  readonly transfer: Transfer;
+  readonly clearStall: boolean;
+  /** Called once, unless `forget` was. */
+  readonly answered: (result: TransferResult) => void;
+}
+
+export interface FrontUrbsOptions {
+  readonly ringPage: Buffer;
+  /** `IDS` times `SEGMENTS_MAX` pages, and their grant references. */
+  readonly memory: Buffer;
+  readonly references: readonly number[];
+  readonly notify: () => void;
+}
+
+/** What an id stands for: a transfer, one that nobody waits for any more, or an unlink. */
+type Meaning = Sending | 'forgotten' | 'unlink';
+
+export class FrontUrbs {
+  readonly #options: FrontUrbsOptions;
+  readonly #ring: FrontRing;
+  readonly #freeIds: number[] = [];
+  readonly #meanings = new Map<number, Meaning>();
+  readonly #ids = new Map<Sending, number>();
+  /** Not in the ring yet. */
+  #waiting: Sending[] = [];
+  #unlinks: Sending[] = [];
+  readonly #request = Buffer.alloc(UrbRequest.octets);
+  readonly #response = Buffer.alloc(UrbResponse.octets);
+
+  constructor(options: FrontUrbsOptions) {
+    assert(options.memory.length === IDS * ROOM_OCTETS);
+    this.#options = options;
+    this.#ring = new FrontRing(options.ringPage, SIZES);
+    for (let id = IDS - 1; id >= 0; id--) this.#freeIds.push(id);
+  }
+
+  /** Call `push` after the last of several. */
+  send(sending: Sending): void {
+    this.#waiting.push(sending);
+  }
+
+  /** Asks for it back. True if it was never sent, and will not be answered. */
+  unlink(sending: Sending): boolean {
+    const place = this.#waiting.indexOf(sending);
+    if (place >= 0) {
+      this.#waiting.splice(place, 1);
+      return true;
+    }
+    if (this.#ids.has(sending)) this.#unlinks.push(sending);
+    return false;
+  }
+
+  /** Nobody waits for it any more. */
+  forget(sending: Sending): void {
+    const id = this.#ids.get(sending);
+    this.#waiting = this.#waiting.filter((one) => one !== sending);
+    this.#unlinks = this.#unlinks.filter((one) => one !== sending);
+    if (id === undefined) return;
+    this.#ids.delete(sending);
+    this.#meanings.set(id, 'forgotten');
+  }
+
+  /** Fills the ring with what waits, and tells the back end. */
+  push(): void {
+    const ring = this.#ring;
+    while (this.#unlinks.length > 0 && ring.free > 0) this.#putUnlink(this.#unlinks.shift());
+    while (this.#waiting.length > 0 && ring.free > SLOTS_FOR_UNLINKS) {
+      this.#putTransfer(this.#waiting.shift() as Sending);
+    }
+    if (ring.push()) this.#options.notify();
+  }
+
+  /**
+   * Takes the responses that are there; handlers run meanwhile, and may send and unlink.
+   *
+   * @throws {RingError} if the back end breaks the protocol.
+   */
+  work(): void {
+    do {
+      // As many as were there at first: a back end that never stops waits for the next round.
+      for (let left = this.#ring.available(); left > 0; left--) this.#take();
+      this.push();
+    } while (this.#ring.sleep());
+  }
+
+  #take(): void {
+    this.#ring.copy(this.#response);
+    this.#ring.release();
+    const response = UrbResponse.read(this.#response);
+    const meaning = this.#meanings.get(response.id);
+    if (meaning === undefined) {
+      throw new RingError(
+        'bad-response',
+        `Cannot accept response ${response.id}: no request of this id is out`,
+      );
+    }
+    this.#meanings.delete(response.id);
+    if (typeof meaning === 'object') {
+      this.#ids.delete(meaning);
+      const result = this.#resultOf(response, meaning.transfer);
+      this.#freeIds.push(response.id);
+      meaning.answered(result);
+    } else this.#freeIds.push(response.id);
+  }
+
+  #resultOf(response: Of<typeof UrbResponse>, transfer: Transfer): TransferResult {
+    const { id, actualLength } = response;
+    const room = lengthOf(transfer);
+    if (actualLength < 0 || actualLength > room) {
+      throw new RingError(
+        'bad-response',
+        `Cannot accept response ${id}: ${actualLength} octets, at most ${room}`,
+      );
+    }
+    const isIn = isInput(transfer);
+    const at = id * ROOM_OCTETS;
+    const { memory } = this.#options;
+    let status = statusOf(response.status);
+    if (status === 'ok' && transfer.shortNotOk && actualLength < room) status = 'short';
+    const { packets } = transfer;
+    const octets = packets === undefined ? actualLength : room;
+    const data = isIn ? Buffer.from(memory.subarray(at, at + octets)) : NO_OCTETS;
+    const result = { status, actualOctets: actualLength, data };
+    if (packets === undefined) return result;
+    const frames = memory.subarray(at + ISOCHRONOUS_OCTETS_MAX, at + ROOM_OCTETS);
+    return {
+      ...result,
+      packets: packets.map((_, n) => {
+        const frame = FrameDescriptor.read(frames, n * FrameDescriptor.octets);
+        return { status: frameStatusOf(frame.status), actualOctets: frame.actualLength };
+      }),
+    };
+  }
+
+  #putUnlink(victim: Sending | undefined): void {
+    const victimId = victim && this.#ids.get(victim);
+    if (victim === undefined || victimId === undefined) return; // it has been answered
+    const id = this.#takeId('unlink');
+    const request = this.#request.fill(0);
+    const { offsets } = UrbRequest;
+    request.writeUInt16LE(id, offsets.id);
+    request.writeUInt32LE((pipeOf(victim) | PIPE.unlink) >>> 0, offsets.pipe);
+    request.writeUInt16LE(victimId, offsets.specific);
+    this.#ring.put(request);
+  }
+
+  #putTransfer(sending: Sending): void {
+    const { transfer } = sending;
+    const id = this.#takeId(sending);
+    this.#ids.set(sending, id);
+    const octets = lengthOf(transfer);
+    const { offsets } = UrbRequest;
+    const request = this.#request.fill(0);
+    request.writeUInt16LE(id, offsets.id);
+    request.writeUInt32LE(pipeOf(sending), offsets.pipe);
+    request.writeUInt16LE(flagsOf(sending), offsets.transferFlags);
+    request.writeUInt16LE(octets & 0xffff, offsets.bufferLength);
+    if (transfer.setup !== undefined) request.set(transfer.setup, offsets.specific);
+    if (!isInput(transfer)) transfer.data?.copy(this.#options.memory, id * ROOM_OCTETS);
+    const pages = Math.ceil(octets / PAGE_OCTETS);
+    request.writeUInt16LE(pages, offsets.bufferSegments);
+    for (let n = 0; n < pages; n++) {
+      this.#putSegment(id, n, n, Math.min(PAGE_OCTETS, octets - n * PAGE_OCTETS));
+    }
+    if (transfer.packets !== undefined) this.#putFrames(id, pages, transfer.packets);
+    this.#ring.put(request);
+  }
+
+  #putFrames(id: number, segment: number, packets: NonNullable<Transfer['packets']>): void {
+    const at = id * ROOM_OCTETS + ISOCHRONOUS_OCTETS_MAX;
+    for (const [n, { offset, octets: length }] of packets.entries()) {
+      const frame = { offset, length, actualLength: 0, status: 0 };
+      FrameDescriptor.write(frame, this.#options.memory, at + n * FrameDescriptor.octets);
+    }
+    const { specific } = UrbRequest.offsets;
+    const { packetCount, frameSegments } = IsochronousPart.offsets;
+    this.#request.writeUInt16LE(packets.length, specific + packetCount);
+    if (packets.length === 0) return;
+    this.#request.writeUInt16LE(1, specific + frameSegments);
+    this.#putSegment(id, segment, SEGMENTS_MAX - 1, packets.length * FrameDescriptor.octets);
+  }
+
+  #putSegment(id: number, segment: number, page: number, octets: number): void {
+    const at = UrbRequest.offsets.segments + segment * Segment.octets;
+    const reference = this.#options.references[id * SEGMENTS_MAX + page] ?? 0;
+    Segment.write({ reference, offset: 0, octets }, this.#request, at);
+  }
+
+  #takeId(meaning: Meaning): number {
+    const id = this.#freeIds.pop();
+    assert(id !== undefined, 'Cannot make a request: no id is free');
+    this.#meanings.set(id, meaning);
+    return id;
+  }
+}
+
+function pipeOf({ port, transfer }: Sending): number {
+  const type = PIPE_TYPE[transfer.type] << PIPE.typeShift;
+  const endpoint = (transfer.endpoint & PIPE.endpointMask) << PIPE.endpointShift;
+  const direction = isInput(transfer) ? PIPE.in : 0;
+  return (type | endpoint | (DEVICE_ADDRESS << PIPE.deviceShift) | direction | port) >>> 0;
+}
+
+function flagsOf({ transfer, clearStall }: Sending): number {
+  const flags = transfer.shortNotOk ? TRANSFER_FLAG.shortNotOk : 0;
+  return clearStall ? flags | TRANSFER_FLAG.clearStall : flags;
+}

@@ -1,0 +1,218 @@
+/**
+ * A controller in this domain whose devices are behind a ring: for programs in a guest whose kernel
+ * has no front end, and for other processes of the same host.
+ */
+import { EventEmitter } from 'node:events';
+import { FrontUrbs, IDS } from './front-urbs.ts';
+import type { EventChannel, GrantedPages, Platform, StoreWatch } from './platform.ts';
+import { PortWatch } from './port-watch.ts';
+import { RingDevice } from './ring-device.ts';
+import { RingError } from './ring-error.ts';
+import { SEGMENTS_MAX } from './usbif.ts';
+import { frontAction, XENBUS_STATE, type XenbusState, xenbusStateOf } from './xenbus-state.ts';
+
+export interface FrontendEvents {
+  /** A device is there; its transfers end when it goes. */
+  plugged: [RingDevice];
+  unplugged: [RingDevice];
+  /** The back end broke the protocol; the connection is closed. */
+  fault: [RingError];
+}
+
+/** What exists while connected. */
+interface Rings {
+  readonly pages: GrantedPages;
+  readonly memory: GrantedPages;
+  readonly channel: EventChannel;
+  readonly urbs: FrontUrbs;
+  readonly ports: PortWatch;
+  readonly stallProtocol: boolean;
+}
+
+export class Frontend extends EventEmitter<FrontendEvents> {
+  readonly #platform: Platform;
+  readonly #path: string;
+  readonly #devices = new Map<number, RingDevice>();
+  #backend = '';
+  #backDomain = 0;
+  #watch: StoreWatch | null = null;
+  #rings: Rings | null = null;
+  #looking: Promise<void> | null = null;
+  #lookAgain = false;
+  #closing = false;
+
+  /** @param path The front end's directory, /local/domain/DOMAIN/device/vusb/DEVICE. */
+  constructor(platform: Platform, path: string) {
+    super();
+    this.#platform = platform;
+    this.#path = path;
+  }
+
+  /** Devices that are there, by port. */
+  get devices(): ReadonlyMap<number, RingDevice> {
+    return this.#devices;
+  }
+
+  /** @throws {RingError} if the toolstack has not made the controller. */
+  async start(): Promise<void> {
+    const { store } = this.#platform;
+    this.#backend = (await store.read(`${this.#path}/backend`)) ?? '';
+    this.#backDomain = Number((await store.read(`${this.#path}/backend-id`)) ?? 0);
+    if (this.#backend === '') {
+      throw new RingError('unknown-state', `Cannot use ${this.#path}: there is no controller`);
+    }
+    this.#watch = await store.watch(`${this.#backend}/state`, () => this.#look());
+  }
+
+  /** Leaves in an orderly way; resolves when the back end has let go. */
+  async close(): Promise<void> {
+    this.#closing = true;
+    await this.#looking;
+    await this.#watch?.end();
+    this.#loseDevices();
+    if (this.#rings === null) return;
+    await this.#setState('closing');
+    await this.#backendLeft();
+    this.#release();
+    await this.#setState('closed');
+  }
+
+  #look(): void {
+    this.#lookAgain = true;
+    this.#looking ??= this.#lookUntilQuiet().finally(() => {
+      this.#looking = null;
+    });
+  }
+
+  async #lookUntilQuiet(): Promise<void> {
+    while (this.#lookAgain && !this.#closing) {
+      this.#lookAgain = false;
+      const { store } = this.#platform;
+      const own = xenbusStateOf(await store.read(`${this.#path}/state`));
+      const back = xenbusStateOf(await store.read(`${this.#backend}/state`));
+      if (own !== undefined) await this.#act(own, back);
+    }
+  }
+
+  async #act(own: XenbusState, back: XenbusState | undefined): Promise<void> {
+    switch (frontAction(own, back)) {
+      case 'connect':
+        await this.#connect();
+        break;
+      case 'confirm':
+        await this.#setState('connected');
+        break;
+      case 'close':
+        this.#release();
+        await this.#setState('closed');
+        break;
+      case 'restart':
+        this.#release();
+        await this.#setState('initialising');
+        this.#lookAgain = true;
+        break;
+      case 'wait':
+        break;
+    }
+  }
+
+  async #connect(): Promise<void> {
+    this.#release();
+    const { store } = this.#platform;
+    const offered = await store.read(`${this.#backend}/feature-stall-protocol`);
+    const rings = this.#makeRings(offered === '1');
+    this.#rings = rings;
+    const [urbRing, connRing] = rings.pages.references;
+    await store.transaction(async (nodes) => {
+      await nodes.write(`${this.#path}/urb-ring-ref`, `${urbRing}`);
+      await nodes.write(`${this.#path}/conn-ring-ref`, `${connRing}`);
+      await nodes.write(`${this.#path}/event-channel`, `${rings.channel.port}`);
+      await nodes.write(`${this.#path}/stall-protocol`, rings.stallProtocol ? '1' : '0');
+      await nodes.write(`${this.#path}/state`, `${XENBUS_STATE.initialised}`);
+    });
+  }
+
+  #makeRings(stallProtocol: boolean): Rings {
+    const platform = this.#platform;
+    const pages = platform.grant(this.#backDomain, 2);
+    const memory = platform.grant(this.#backDomain, IDS * SEGMENTS_MAX);
+    const channel = platform.offerChannel(this.#backDomain);
+    const page = pages.memory.length / 2;
+    const notify = () => channel.notify();
+    const urbs = new FrontUrbs({
+      ringPage: pages.memory.subarray(0, page),
+      memory: memory.memory,
+      references: memory.references,
+      notify,
+    });
+    const ports = new PortWatch(pages.memory.subarray(page), notify, (port, speed) => {
+      this.#unplugged(port);
+      if (speed !== 'none') this.#plugged(new RingDevice(port, speed, stallProtocol, urbs));
+    });
+    channel.onEvent = () => this.#work();
+    return { pages, memory, channel, urbs, ports, stallProtocol };
+  }
+
+  #work(): void {
+    const rings = this.#rings;
+    if (rings === null) return;
+    try {
+      rings.urbs.work();
+      rings.ports.work();
+    } catch (error) {
+      if (!(error instanceof RingError)) throw error;
+      rings.channel.onEvent = () => {};
+      this.#loseDevices();
+      this.emit('fault', error);
+    }
+  }
+
+  #plugged(device: RingDevice): void {
+    this.#devices.set(device.port, device);
+    this.emit('plugged', device);
+  }
+
+  #unplugged(port: number): void {
+    const device = this.#devices.get(port);
+    if (device === undefined) return;
+    this.#devices.delete(port);
+    device.lost();
+    this.emit('unplugged', device);
+  }
+
+  #loseDevices(): void {
+    for (const port of [...this.#devices.keys()]) this.#unplugged(port);
+  }
+
+  /** The back end must have let go. */
+  #release(): void {
+    this.#loseDevices();
+    const rings = this.#rings;
+    this.#rings = null;
+    if (rings === null) return;
+    rings.channel.close();
+    rings.pages.end();
+    rings.memory.end();
+  }
+
+  async #backendLeft(): Promise<void> {
+    const { store } = this.#platform;
+    let end = () => {};
+    const left = new Promise<void>((resolve) => {
+      end = resolve;
+    });
+    const path = `${this.#backend}/state`;
+    const watch = await store.watch(path, () => {
+      void store.read(path).then((text) => {
+        const state = xenbusStateOf(text);
+        if (state !== 'connected' && state !== 'initialised') end();
+      }, end);
+    });
+    await left;
+    await watch.end();
+  }
+
+  async #setState(state: XenbusState): Promise<void> {
+    await this.#platform.store.write(`${this.#path}/state`, `${XENBUS_STATE[state]}`);
+  }
+}

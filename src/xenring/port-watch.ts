@@ -1,0 +1,60 @@
+/**
+ * The front end's side of the conn ring: it posts as many empty requests as fit, and is told by
+ * their responses which port has got a device or lost it.
+ */
+import { RingError } from './ring-error.ts';
+import { FrontRing } from './shared-ring.ts';
+import { ConnRequest, ConnResponse, PORTS_MAX, type PortSpeed, portSpeedOf } from './usbif.ts';
+
+const SIZES = { requestOctets: ConnRequest.octets, responseOctets: ConnResponse.octets };
+
+export class PortWatch {
+  readonly #ring: FrontRing;
+  readonly #notify: () => void;
+  readonly #onPort: (port: number, speed: PortSpeed) => void;
+  readonly #speeds = new Map<number, PortSpeed>();
+  readonly #response = Buffer.alloc(ConnResponse.octets);
+
+  /** @param onPort Called when the speed of a port has changed. */
+  constructor(page: Buffer, notify: () => void, onPort: (port: number, speed: PortSpeed) => void) {
+    this.#ring = new FrontRing(page, SIZES);
+    this.#notify = notify;
+    this.#onPort = onPort;
+    this.#post();
+  }
+
+  /**
+   * Takes what there is to learn.
+   *
+   * @throws {RingError} if the back end breaks the protocol.
+   */
+  work(): void {
+    do {
+      for (let left = this.#ring.available(); left > 0; left--) this.#take();
+      this.#post();
+    } while (this.#ring.sleep());
+  }
+
+  #take(): void {
+    this.#ring.copy(this.#response);
+    this.#ring.release();
+    const { port, speed } = ConnResponse.read(this.#response);
+    const name = portSpeedOf(speed);
+    if (port < 1 || port > PORTS_MAX || name === undefined) {
+      throw new RingError(
+        'bad-response',
+        `Cannot accept a port's change: port ${port}, speed ${speed}, wanted 1 to ${PORTS_MAX} and 0 to 3`,
+      );
+    }
+    if ((this.#speeds.get(port) ?? 'none') === name) return;
+    this.#speeds.set(port, name);
+    this.#onPort(port, name);
+  }
+
+  #post(): void {
+    while (this.#ring.free > 0) {
+      this.#ring.put(ConnRequest.write({ id: this.#ring.made & (this.#ring.slots - 1) }));
+    }
+    if (this.#ring.push()) this.#notify();
+  }
+}

@@ -1,0 +1,213 @@
+/**
+ * A device at a port, as a program sees it: transfers with completion handlers, unlink, and the
+ * promise that a driver gets from the Linux USB stack (docs/stall-protocol.md), kept with the retry
+ * queue of `src/stall`: against a back end that speaks the stall protocol by retrying what that
+ * returns, against any other by holding back what must not overtake.
+ */
+import { assert } from '../core/assert.ts';
+import { Actions } from '../stall/actions.ts';
+import type { StopsOn } from '../stall/endpoint-queue.ts';
+import {
+  connectionLost,
+  handled,
+  type Reply,
+  type RetryActionKind,
+  type RetryQueue,
+  replied,
+  retryQueue,
+  submitted,
+  unlinked,
+} from '../stall/retry-queue.ts';
+import {
+  type FrontUrbs,
+  ISO_PACKETS_MAX,
+  ISOCHRONOUS_OCTETS_MAX,
+  type Sending,
+  TRANSFER_OCTETS_MAX,
+} from './front-urbs.ts';
+import { isInput, lengthOf, resultOf, type Transfer, type TransferResult } from './transfer.ts';
+import type { PortSpeed } from './usbif.ts';
+
+/** A transfer under way; `RingDevice.unlink` takes it. */
+export interface Pending {
+  readonly transfer: Transfer;
+  readonly in: boolean;
+  readonly done: (result: TransferResult) => void;
+  /** How it was last sent. */
+  sending: Sending | null;
+  result: TransferResult;
+}
+
+/** As in the kernel-doc of usb_unlink_urb. */
+const STOPS_ON: Readonly<Record<Transfer['type'], StopsOn>> = {
+  control: 'errors-but-short',
+  bulk: 'errors',
+  interrupt: 'errors',
+  isochronous: 'nothing',
+};
+
+export class RingDevice {
+  readonly port: number;
+  readonly speed: PortSpeed;
+  /** Whether the back end keeps the queues stopped by itself. */
+  readonly stallProtocol: boolean;
+  /** Resolves when the device is gone; all transfers are done then. */
+  readonly closed: Promise<void>;
+  readonly #urbs: FrontUrbs;
+  readonly #queues = new Map<number, RetryQueue<Pending>>();
+  readonly #sent = new Set<Pending>();
+  readonly #actions = new Actions<Pending, RetryActionKind>();
+  #carryingOut = false;
+  #lost = false;
+  #resolveClosed: () => void = () => {};
+
+  /** Front ends make these. */
+  constructor(port: number, speed: PortSpeed, stallProtocol: boolean, urbs: FrontUrbs) {
+    this.port = port;
+    this.speed = speed;
+    this.stallProtocol = stallProtocol;
+    this.#urbs = urbs;
+    this.closed = new Promise((resolve) => {
+      this.#resolveClosed = resolve;
+    });
+  }
+
+  /**
+   * Begins a transfer; `done` is called once, never before this returns.
+   *
+   * @throws {RangeError} if a ring cannot carry it.
+   */
+  submit(transfer: Transfer, done: (result: TransferResult) => void): Pending {
+    check(transfer);
+    const isIn = isInput(transfer);
+    const pending = { transfer, in: isIn, done, sending: null, result: resultOf('unlinked') };
+    submitted(this.#queueOf(transfer), pending, transfer.shortNotOk ?? false, this.#actions);
+    if (this.#lost) queueMicrotask(() => this.#carryOut());
+    else this.#carryOut();
+    return pending;
+  }
+
+  /** The same as a promise: for whoever does not queue. */
+  transfer(transfer: Transfer): Promise<TransferResult> {
+    return new Promise((resolve) => this.submit(transfer, resolve));
+  }
+
+  /** Asks for a transfer back: it ends as 'unlinked', or as it had ended before. */
+  unlink(pending: Pending): void {
+    unlinked(this.#queueOf(pending.transfer), pending, this.#actions);
+    this.#carryOut();
+  }
+
+  /** The device, or the connection, is gone: every transfer ends as 'shutdown'. */
+  lost(): void {
+    if (this.#lost) return;
+    this.#lost = true;
+    for (const { sending } of this.#sent) if (sending !== null) this.#urbs.forget(sending);
+    this.#sent.clear();
+    for (const queue of this.#queues.values()) connectionLost(queue, this.#actions);
+    this.#carryOut();
+    this.#resolveClosed();
+  }
+
+  #carryOut(): void {
+    if (this.#carryingOut) return;
+    this.#carryingOut = true;
+    const actions = this.#actions;
+    try {
+      for (let kind = actions.next(); kind !== undefined; kind = actions.next()) {
+        this.#carryOutOne(kind, actions.subject);
+      }
+    } finally {
+      this.#carryingOut = false; // a handler may throw; what is left is done with the next event
+    }
+    if (!this.#lost) this.#urbs.push();
+  }
+
+  #carryOutOne(kind: RetryActionKind, pending: Pending): void {
+    switch (kind) {
+      case 'send':
+      case 'sendClear':
+        this.#send(pending, kind === 'sendClear');
+        break;
+      case 'sendUnlink':
+        this.#sendUnlink(pending);
+        break;
+      case 'giveBack':
+        this.#giveBack(pending, pending.result);
+        break;
+      case 'giveBackUnlinked':
+        this.#giveBack(pending, resultOf('unlinked'));
+        break;
+      case 'giveBackLost':
+        this.#giveBack(pending, resultOf('shutdown'));
+        break;
+    }
+  }
+
+  #send(pending: Pending, clearStall: boolean): void {
+    pending.sending = {
+      port: this.port,
+      transfer: pending.transfer,
+      clearStall,
+      answered: (result) => this.#answered(pending, result),
+    };
+    this.#sent.add(pending);
+    this.#urbs.send(pending.sending);
+  }
+
+  #sendUnlink(pending: Pending): void {
+    const { sending } = pending;
+    if (sending === null || !this.#urbs.unlink(sending)) return;
+    this.#answered(pending, resultOf('unlinked')); // it had not left yet
+  }
+
+  #answered(pending: Pending, result: TransferResult): void {
+    pending.sending = null;
+    pending.result = result;
+    this.#sent.delete(pending);
+    const reply = replyOf(result, this.stallProtocol);
+    replied(this.#queueOf(pending.transfer), pending, reply, this.#actions);
+    this.#carryOut();
+  }
+
+  /** The handler may submit and unlink; what that brings about is worked off after it. */
+  #giveBack(pending: Pending, result: TransferResult): void {
+    try {
+      pending.done(result);
+    } finally {
+      handled(this.#queueOf(pending.transfer), this.#actions);
+    }
+  }
+
+  #queueOf({ endpoint, type }: Transfer): RetryQueue<Pending> {
+    let queue = this.#queues.get(endpoint);
+    if (queue === undefined) {
+      queue = retryQueue(STOPS_ON[type], this.stallProtocol ? 'stall-protocol' : 'old');
+      if (this.#lost) connectionLost(queue, this.#actions);
+      this.#queues.set(endpoint, queue);
+    }
+    return queue;
+  }
+}
+
+function check(transfer: Transfer): void {
+  const { type, setup, packets } = transfer;
+  assert((type === 'control') === (setup !== undefined), 'Cannot submit: setup is for control');
+  assert((type === 'isochronous') === (packets !== undefined), 'Cannot submit: packets missing');
+  assert(!(transfer.shortNotOk && !isInput(transfer)), 'Cannot submit: short-not-ok is for IN');
+  const octets = lengthOf(transfer);
+  const most = packets === undefined ? TRANSFER_OCTETS_MAX : ISOCHRONOUS_OCTETS_MAX;
+  if (octets > most) {
+    throw new RangeError(`Cannot submit: ${octets} octets, a ring carries at most ${most}`);
+  }
+  if ((packets?.length ?? 0) > ISO_PACKETS_MAX) {
+    throw new RangeError(`Cannot submit: ${packets?.length} packets, at most ${ISO_PACKETS_MAX}`);
+  }
+}
+
+/** What a reply means to the queue. */
+function replyOf({ status, actualOctets }: TransferResult, stallProtocol: boolean): Reply {
+  if (status === 'ok' || status === 'short') return status;
+  if (status !== 'unlinked' || actualOctets > 0) return 'error';
+  return stallProtocol ? 'returned' : 'unlinked';
+}

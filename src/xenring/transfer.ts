@@ -1,0 +1,54 @@
+/** What programs ask of a device behind a ring, and what they get. As in `src/usbip/transfer.ts`. */
+import type { TransferType } from '../core/device.ts';
+import type { UrbStatus } from '../core/urb.ts';
+
+export const NO_OCTETS = Buffer.alloc(0);
+
+/** What a program asks for. */
+export interface Transfer {
+  /** bEndpointAddress; 0 for control. */
+  readonly endpoint: number;
+  readonly type: TransferType;
+  /** Room for data from the device. */
+  readonly octets?: number;
+  /** Data to the device; copied when the transfer is sent. */
+  readonly data?: Buffer;
+  /** Eight octets as on USB; control only. */
+  readonly setup?: Buffer;
+  /** A short read is an error, behind which nothing may start. IN only. */
+  readonly shortNotOk?: boolean;
+  /** Isochronous only: where in `octets` or `data` each packet lies. */
+  readonly packets?: readonly { readonly offset: number; readonly octets: number }[];
+}
+
+export interface PacketResult {
+  readonly status: UrbStatus;
+  readonly actualOctets: number;
+}
+
+export interface TransferResult {
+  readonly status: UrbStatus;
+  readonly actualOctets: number;
+  /**
+   * What came from the device, `actualOctets` long; empty for OUT. Of isochronous transfers the
+   * whole buffer, each packet at its offset.
+   */
+  readonly data: Buffer;
+  /** Isochronous only. */
+  readonly packets?: readonly PacketResult[];
+}
+
+/** True when data moves from the device to the host. */
+export function isInput({ endpoint, setup }: Transfer): boolean {
+  return setup === undefined ? (endpoint & 0x80) !== 0 : ((setup[0] ?? 0) & 0x80) !== 0;
+}
+
+/** Octets of the transfer buffer. */
+export function lengthOf(transfer: Transfer): number {
+  return isInput(transfer) ? (transfer.octets ?? 0) : (transfer.data?.length ?? 0);
+}
+
+/** A result without data. */
+export function resultOf(status: UrbStatus): TransferResult {
+  return { status, actualOctets: 0, data: NO_OCTETS };
+}
