@@ -7,6 +7,8 @@ import { parseExportSpec } from '../core/export-spec.ts';
 import { type Export, type Holder, Registry } from '../core/registry.ts';
 import { type DeviceSession, timedRecovery } from '../core/session.ts';
 import { formatAddress, type ListenAddress, UsbipServer } from '../usbip/server.ts';
+import { Backends } from '../xenring/backends.ts';
+import type { Platform } from '../xenring/platform.ts';
 import type { Log } from './log.ts';
 import { openDevice } from './schemes.ts';
 
@@ -46,6 +48,7 @@ export class Gateway {
   readonly #server: UsbipServer;
   readonly #log: Log;
   readonly #listening: string[] = [];
+  readonly #rings: { readonly platform: Platform; readonly backends: Backends }[] = [];
   /** Sums over the sessions that have ended. */
   readonly #pasts = new WeakMap<Export, UrbCounts>();
   /** Kept from claim to release: the export has forgotten its holder when it says 'released'. */
@@ -71,6 +74,18 @@ export class Gateway {
     const bound = await this.#server.listen(address);
     this.#listening.push(formatAddress(bound));
     return bound;
+  }
+
+  /** Serves the front ends of a platform, until `close`, which closes the platform too. */
+  async serveRings(name: string, platform: Platform): Promise<void> {
+    const log = {
+      info: (message: string) => this.#log.debug(message),
+      warn: (message: string) => this.#log.warn(message),
+    };
+    const backends = new Backends({ platform, registry: this.#registry, log });
+    this.#rings.push({ platform, backends });
+    await backends.start();
+    this.#listening.push(`rings of ${name}`);
   }
 
   /**
@@ -114,6 +129,10 @@ export class Gateway {
   /** Says goodbye to every client, then lets go of every device. */
   async close(): Promise<void> {
     await this.#server.close();
+    for (const { platform, backends } of this.#rings.splice(0)) {
+      await backends.stop();
+      await platform.close();
+    }
     for (const { busId } of this.#registry.list()) await this.#registry.remove(busId);
   }
 

@@ -13,6 +13,7 @@ import { printable } from './log.ts';
 import { serveCommand } from './serve.ts';
 import { statusCommand } from './status.ts';
 import { unexportCommand } from './unexport.ts';
+import { xenCommand } from './xen.ts';
 
 const EXIT_BUG = 1;
 const EXIT_USER = 2;
@@ -23,6 +24,7 @@ Examples:
   urbgate list -r 192.168.1.2                        what another machine exports
   urbgate export virtual:serial                      one more device
   urbgate status                                     who has which device
+  urbgate xen attach guest 1-1                       a device for a Xen guest
   urbgate help serve                                 all about SPEC
 `;
 
@@ -37,9 +39,10 @@ function urbgate(): Command {
     exportCommand(),
     unexportCommand(),
     statusCommand(),
+    xenCommand(),
   ];
   for (const command of commands) program.addCommand(command);
-  for (const command of [program, ...commands]) {
+  for (const command of [program, ...commands, ...commands.flatMap((one) => one.commands)]) {
     // Errors come as exceptions, to be said in one sentence below.
     command.exitOverride().configureOutput({ outputError: () => {} });
   }

@@ -26,6 +26,8 @@ interface ServeOptions {
   readonly listen?: readonly string[];
   readonly export?: readonly string[];
   readonly verbose?: true;
+  readonly xen?: true;
+  readonly shm?: string;
   readonly stallHold?: number;
   readonly control?: string;
   readonly demo?: true;
@@ -47,6 +49,8 @@ export function serveCommand(): Command {
         'queued behind; 0 for not at all (default: 1000)',
       parseStallHold,
     )
+    .option('--xen', 'also serve Xen guests, see urbgate xen --help')
+    .option('--shm <folder>', 'also serve processes of this host over rings in shared memory')
     .option('--verbose', 'log what debugging needs')
     .addOption(controlOption(true))
     .option('--demo', 'export one device of each kind and say how to attach them')
@@ -58,6 +62,7 @@ const EXAMPLES = `Examples:
   urbgate serve --export virtual:disk,size=64MiB
   urbgate serve --listen 0.0.0.0 --listen [::1]:3241 --export virtual:disk,file=a.img,readonly
   urbgate serve --demo
+  urbgate serve --xen --export virtual:disk,size=64MiB
 `;
 
 async function serve(options: ServeOptions): Promise<void> {
@@ -79,6 +84,8 @@ async function serve(options: ServeOptions): Promise<void> {
   try {
     if (control !== null) controlServer = await serveControl(control, gateway, log);
     const exported = await exportAll(gateway, specs);
+    if (options.xen) await serveXen(gateway);
+    if (options.shm !== undefined) await serveShm(gateway, options.shm);
     const bound = await listenAll(gateway, addresses, log);
     for (const each of exported) say(exportLine(each));
     if (options.demo) for (const line of demoLines(exported, bound)) say(line);
@@ -86,6 +93,17 @@ async function serve(options: ServeOptions): Promise<void> {
     await close();
     throw error;
   }
+}
+
+/** Loads what only Xen needs only then: it calls the C library. */
+async function serveXen(gateway: Gateway): Promise<void> {
+  const { openXenPlatform } = await import('../xenring/platform/xen.ts');
+  await gateway.serveRings('Xen guests', await openXenPlatform());
+}
+
+async function serveShm(gateway: Gateway, folder: string): Promise<void> {
+  const { openShmPlatform } = await import('../xenring/platform/shm.ts');
+  await gateway.serveRings(folder, await openShmPlatform({ folder, domain: 0 }));
 }
 
 /** A minute is far beyond any driver's patience. */
