@@ -1,12 +1,12 @@
 /** Disks as a guest's kernel shows them. */
 import type { Guest } from './guest.ts';
-import type { AttachedDevice } from './usbip.ts';
+import type { GuestUsbDevice } from './local-gadget.ts';
 
 /** Modules for disks and their file system; nothing loads them by itself in a guest. */
 export const DISK_MODULES = 'modprobe -a usb-storage sd_mod ext4';
 
 /** Waits for the block device of an attached disk. @returns its name, such as sda */
-export async function blockDevice(guest: Guest, { sysfs }: AttachedDevice): Promise<string> {
+export async function blockDevice(guest: Guest, { sysfs }: GuestUsbDevice): Promise<string> {
   const name = await guest.succeed(
     `for try in $(seq 200); do
        for disk in $(find ${sysfs}/ -path '*/block/*' -name 'sd*' -maxdepth 8); do

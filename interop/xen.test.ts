@@ -1,0 +1,127 @@
+/**
+ * A Xen guest uses urbgate's devices through the rings: real Xen, Debian as dom0 with the gateway in
+ * it, a paravirtual domain with the kernel's own front end (xen-hcd).
+ */
+import { strict as assert } from 'node:assert';
+import { blockDevice } from './lab/block-device.ts';
+import { type GuestGateway, startGatewayInGuest } from './lab/gateway.ts';
+import type { Guest } from './lab/guest.ts';
+import { checkoutFolder } from './lab/paths.ts';
+import { faults, SHORT_CASE, UNLINK_CASES } from './lab/stall-cases.ts';
+import { formatProbe, runProbe } from './lab/stall-probe.ts';
+import { loadUsbtest, runUsbtest } from './lab/testusb.ts';
+import { bulkCases } from './lab/usbtest-gadgets.ts';
+import { bootXen } from './lab/xen.ts';
+import { createDomain, type Domain } from './lab/xen-domain.ts';
+import { vusbConfiguration } from './lab/xen-usb.ts';
+import { plugged, plugIn, unplug } from './lab/xen-usb-ports.ts';
+
+const EXPORTS = [
+  'virtual:disk,size=64MiB',
+  'virtual:source-sink,short=1000,stamp',
+  'virtual:source-sink',
+  'virtual:keyboard',
+];
+const HOT_PLUGS = 50;
+const PROBE_ROUNDS = 1000;
+
+const say = (text: string) => console.log(`      ${text}`);
+
+describe('A Xen guest with the kernel’s own front end', function () {
+  this.timeout(600_000);
+  let dom0: Guest;
+  let domain: Domain;
+  let gateway: GuestGateway;
+
+  const urbgate = (line: string) =>
+    dom0.succeed(`'${process.execPath}' '${checkoutFolder()}/dist/src/cli/main.js' xen ${line}`, {
+      timeoutSeconds: 60,
+    });
+
+  before(async () => {
+    dom0 = await bootXen({ name: 'xen' });
+    gateway = await startGatewayInGuest(dom0, {
+      exports: EXPORTS,
+      arguments: ['--xen', '--control', 'none'],
+    });
+    domain = await createDomain(dom0, { name: 'guest', configuration: vusbConfiguration() });
+    await domain.guest.succeed(
+      'modprobe -a xen-hcd usb-storage sd_mod ext4 usbhid hid-generic evdev',
+    );
+  });
+
+  after(async () => {
+    await dom0?.kill();
+  });
+
+  afterEach(function () {
+    if (!this.currentTest?.isPassed()) return;
+    assert.deepEqual(domain.guest.kernelComplaints(), []);
+    assert.deepEqual(dom0.kernelComplaints(), []);
+  });
+
+  it('has a disk with a file system that keeps what it was given', async () => {
+    assert.match(await urbgate('attach guest 1-1'), /Attached 1-1 to port 1 of controller 0/);
+    const { guest } = domain;
+    let disk = await blockDevice(guest, await plugged(domain, 1));
+    await guest.succeed(
+      `mkfs.ext4 -q -F /dev/${disk} && mkdir -p /mnt && mount /dev/${disk} /mnt`,
+      {
+        timeoutSeconds: 120,
+      },
+    );
+    await guest.succeed(
+      `for n in 1 2 3 4; do dd if=/dev/urandom of=/mnt/file$n bs=1M count=4 2> /dev/null; done
+       cd /mnt && sha256sum file* > /run/sums && sync && cd / && umount /mnt`,
+      { timeoutSeconds: 120 },
+    );
+    assert.match(await urbgate('list'), /port 1 {2}1-1/);
+    await urbgate('detach guest 1-1');
+    disk = await blockDevice(guest, await plugIn(domain, 2, '1-1'));
+    await guest.succeed(`e2fsck -f -n /dev/${disk}`, { timeoutSeconds: 60 });
+    await guest.succeed(`mount -o ro /dev/${disk} /mnt && cd /mnt && sha256sum -c /run/sums`, {
+      timeoutSeconds: 60,
+    });
+    await guest.succeed('cd /; umount /mnt');
+    await unplug(domain, 2);
+  });
+
+  for (const load of [false, true]) {
+    it(`stall probe, ${PROBE_ROUNDS} rounds, guest ${load ? 'loaded' : 'idle'}`, async () => {
+      const { node } = await plugIn(domain, 1, '1-2');
+      const busy = load ? domain.guest.start('while :; do :; done') : undefined;
+      busy?.end();
+      const settings = { rounds: PROBE_ROUNDS, stamps: true };
+      const result = await runProbe(domain.guest, node, settings, 200);
+      busy?.signal('SIGKILL');
+      say(formatProbe('Xen ring', result));
+      await unplug(domain, 1);
+      assert.deepEqual(faults({ ...SHORT_CASE, rounds: PROBE_ROUNDS }, PROBE_ROUNDS, result), []);
+    });
+  }
+
+  it('usbtest', async () => {
+    await loadUsbtest(domain.guest);
+    const { node } = await plugIn(domain, 1, '1-3');
+    const results = await runUsbtest(domain.guest, node, bulkCases(0));
+    await unplug(domain, 1);
+    await domain.guest.succeed('rmmod usbtest');
+    say(results.map(({ case: { number }, outcome }) => `${number} ${outcome}`).join(', '));
+    assert.deepEqual(
+      results.filter(({ outcome }) => outcome !== 'pass').map(({ case: { number } }) => number),
+      [],
+    );
+    assert(UNLINK_CASES.every((wanted) => results.some((one) => one.case.number === wanted)));
+  });
+
+  it(`is plugged in and out ${HOT_PLUGS} times`, async () => {
+    for (let n = 0; n < HOT_PLUGS; n++) {
+      await plugIn(domain, 1 + (n % 4), `1-${3 + (n % 2)}`);
+      await unplug(domain, 1 + (n % 4));
+    }
+  });
+
+  it('the gateway stops in peace', async () => {
+    await gateway.stop();
+  });
+});
