@@ -31,6 +31,8 @@ const SIZES = { requestOctets: UrbRequest.octets, responseOctets: UrbResponse.oc
 export const IDS = 16;
 /** Slots that transfers leave to unlinks. */
 const SLOTS_FOR_UNLINKS = 1;
+/** How often one call of `work` looks at the ring. */
+const PASSES_MAX = 8;
 /** Octets of one id's pages. */
 const ROOM_OCTETS = SEGMENTS_MAX * PAGE_OCTETS;
 /** Longest transfer; those that are isochronous leave a page to their descriptors. */
@@ -116,16 +118,18 @@ export class FrontUrbs {
   }
 
   /**
-   * Takes the responses that are there; handlers run meanwhile, and may send and unlink.
+   * Takes the responses that are there; handlers run meanwhile, and may send and unlink. True if it
+   * is to be called again when others had their turn.
    *
    * @throws {RingError} if the back end breaks the protocol.
    */
-  work(): void {
-    do {
-      // As many as were there at first: a back end that never stops waits for the next round.
+  work(): boolean {
+    for (let pass = 0; pass < PASSES_MAX; pass++) {
       for (let left = this.#ring.available(); left > 0; left--) this.#take();
       this.push();
-    } while (this.#ring.sleep());
+      if (!this.#ring.sleep()) return false;
+    }
+    return true;
   }
 
   #take(): void {
@@ -207,12 +211,20 @@ export class FrontUrbs {
     for (let n = 0; n < pages; n++) {
       this.#putSegment(id, n, n, Math.min(PAGE_OCTETS, octets - n * PAGE_OCTETS));
     }
-    if (transfer.packets !== undefined) this.#putFrames(id, pages, transfer.packets);
+    if (transfer.packets !== undefined) {
+      this.#putFrames(id, pages, transfer.packets, isInput(transfer));
+    }
     this.#ring.put(request);
   }
 
-  #putFrames(id: number, segment: number, packets: NonNullable<Transfer['packets']>): void {
+  #putFrames(
+    id: number,
+    segment: number,
+    packets: NonNullable<Transfer['packets']>,
+    isIn: boolean,
+  ): void {
     const at = id * ROOM_OCTETS + ISOCHRONOUS_OCTETS_MAX;
+    if (isIn) this.#options.memory.fill(0, id * ROOM_OCTETS, at); // packets may leave gaps
     for (const [n, { offset, octets: length }] of packets.entries()) {
       const frame = { offset, length, actualLength: 0, status: 0 };
       FrameDescriptor.write(frame, this.#options.memory, at + n * FrameDescriptor.octets);

@@ -157,8 +157,8 @@ export class Frontend extends EventEmitter<FrontendEvents> {
     const rings = this.#rings;
     if (rings === null) return;
     try {
-      rings.urbs.work();
-      rings.ports.work();
+      if (rings.urbs.work()) setImmediate(() => this.#work());
+      if (this.#rings === rings) rings.ports.work();
     } catch (error) {
       if (!(error instanceof RingError)) throw error;
       rings.channel.onEvent = () => {};
