@@ -72,7 +72,9 @@ export class FrontUrbs {
   #waiting: Sending[] = [];
   #unlinks: Sending[] = [];
   readonly #request = Buffer.alloc(UrbRequest.octets);
+  readonly #requestView = viewOf(this.#request);
   readonly #response = Buffer.alloc(UrbResponse.octets);
+  readonly #responseView = viewOf(this.#response);
 
   constructor(options: FrontUrbsOptions) {
     assert(options.memory.length === IDS * ROOM_OCTETS);
@@ -135,25 +137,26 @@ export class FrontUrbs {
   #take(): void {
     this.#ring.copy(this.#response);
     this.#ring.release();
-    const response = UrbResponse.read(this.#response);
-    const meaning = this.#meanings.get(response.id);
+    const id = this.#responseView.getUint16(UrbResponse.offsets.id, true);
+    const meaning = this.#meanings.get(id);
     if (meaning === undefined) {
       throw new RingError(
         'bad-response',
-        `Cannot accept response ${response.id}: no request of this id is out`,
+        `Cannot accept response ${id}: no request of this id is out`,
       );
     }
-    this.#meanings.delete(response.id);
+    this.#meanings.delete(id);
     if (typeof meaning === 'object') {
       this.#ids.delete(meaning);
-      const result = this.#resultOf(response, meaning.transfer);
-      this.#freeIds.push(response.id);
+      const result = this.#resultOf(id, meaning.transfer);
+      this.#freeIds.push(id);
       meaning.answered(result);
-    } else this.#freeIds.push(response.id);
+    } else this.#freeIds.push(id);
   }
 
-  #resultOf(response: UrbResponse, transfer: Transfer): TransferResult {
-    const { id, actualLength } = response;
+  #resultOf(id: number, transfer: Transfer): TransferResult {
+    const { offsets } = UrbResponse;
+    const actualLength = this.#responseView.getInt32(offsets.actualLength, true);
     const room = lengthOf(transfer);
     if (actualLength < 0 || actualLength > room) {
       throw new RingError(
@@ -164,7 +167,7 @@ export class FrontUrbs {
     const isIn = isInput(transfer);
     const at = id * ROOM_OCTETS;
     const { memory } = this.#options;
-    let status = statusOf(response.status);
+    let status = statusOf(this.#responseView.getInt32(offsets.status, true));
     if (status === 'ok' && transfer.shortNotOk && actualLength < room) status = 'short';
     const { packets } = transfer;
     const octets = packets === undefined ? actualLength : room;
@@ -240,7 +243,10 @@ export class FrontUrbs {
   #putSegment(id: number, segment: number, page: number, octets: number): void {
     const at = UrbRequest.offsets.segments + segment * Segment.octets;
     const reference = this.#options.references[id * SEGMENTS_MAX + page] ?? 0;
-    Segment.write({ reference, offset: 0, octets }, this.#request, at);
+    const { offsets } = Segment;
+    this.#requestView.setUint32(at + offsets.reference, reference, true);
+    this.#requestView.setUint16(at + offsets.offset, 0, true);
+    this.#requestView.setUint16(at + offsets.octets, octets, true);
   }
 
   #takeId(meaning: Meaning): number {
@@ -249,6 +255,10 @@ export class FrontUrbs {
     this.#meanings.set(id, meaning);
     return id;
   }
+}
+
+function viewOf(buffer: Buffer): DataView {
+  return new DataView(buffer.buffer, buffer.byteOffset, buffer.length);
 }
 
 function pipeOf({ port, transfer }: Sending): number {

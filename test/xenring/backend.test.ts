@@ -450,9 +450,11 @@ describe('back end with a stock front end', () => {
     rig.export('1-1');
     const hcd = await rig.guest(5);
     const port = await plug(hcd, '1-1', 1);
-    await enumerate(hcd, port); // as after a reset: address 0, then a new one
-    const setting = await hcd.control(port, [0x81, 10, 0, 0, 0, 0, 1, 0], 1);
-    assert.deepEqual([...setting.data], [0]);
+    const configuration = async () =>
+      (await hcd.control(port, [0x80, 8, 0, 0, 0, 0, 1, 0], 1)).data[0];
+    assert.equal(await configuration(), 1);
+    await hcd.control(port, [0, 5, 2, 0, 0, 0, 0, 0], 0, undefined, 0);
+    assert.equal(await configuration(), 0);
   });
 
   it('late, merged and spurious events change nothing', async () => {

@@ -203,6 +203,21 @@ describe('Controller', () => {
     assert.deepEqual(hands.device.take(), ['submit 1', 'submit 6']);
   });
 
+  it('sends an event only for what the front end waits for', () => {
+    const hands = new Hands();
+    hands.controller.work();
+    const before = hands.notifyCount;
+    for (let n = 0; n < 3; n++) hands.controller.work();
+    assert.equal(hands.notifyCount, before, 'nothing has happened');
+    hands.read(1);
+    hands.read(2, 1, 2);
+    hands.controller.work();
+    assert.equal(hands.notifyCount, before);
+    for (const urb of [...hands.device.atDevice]) hands.device.complete(urb, 'ok', 64);
+    hands.controller.work();
+    assert.equal(hands.notifyCount, before + 1, 'one for both');
+  });
+
   it('clear-stall means nothing to a stock front end’s connection', () => {
     const hands = new Hands();
     for (const id of [1, 2]) hands.read(id);

@@ -72,6 +72,7 @@ async function probe(
       let back = 0;
       const done = (n: number) => (result: TransferResult) => {
         if (!wanted[n] && result.actualOctets > 0) seen.violations++;
+        assert.equal(result.status, wanted[n] ? 'short' : 'unlinked');
         if (wanted[n] && n > 0) seen.kept++;
         for (let at = 0; at + 4 <= result.actualOctets; at += 512) {
           const now = result.data.readUInt32LE(at);
