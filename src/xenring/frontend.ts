@@ -163,8 +163,9 @@ export class Frontend extends EventEmitter<FrontendEvents> {
     const rings = this.#rings;
     if (rings === null) return;
     try {
-      if (rings.urbs.work()) setImmediate(() => this.#work());
-      if (this.#rings === rings) rings.ports.work();
+      let again = rings.urbs.work();
+      if (this.#rings === rings && rings.ports.work()) again = true;
+      if (again) setImmediate(() => this.#work());
     } catch (error) {
       if (!(error instanceof RingError)) throw error;
       rings.channel.onEvent = () => {};

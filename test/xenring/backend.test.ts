@@ -292,6 +292,20 @@ describe('back end with a stock front end', () => {
     await until(() => other.speeds[1] === 3, 'it moves to the other guest');
   });
 
+  it('hot-plug 50 times', async () => {
+    rig.export('1-1');
+    const hcd = await rig.guest(5);
+    const before = rig.dom0.inUse;
+    for (let n = 0; n < 50; n++) {
+      const port = await plug(hcd, '1-1');
+      await rig.tools.detachDevice(5, 0, port);
+      await until(() => rig.registry.get('1-1')?.holder === null, 'it is free');
+      await until(() => hcd.speeds[port] === 0, 'it is unplugged');
+    }
+    assert.deepEqual(rig.dom0.inUse, before);
+    assert.deepEqual(rig.log.warnings, []);
+  });
+
   it('hot-plug of another device of the same speed is noticed', async () => {
     rig.export('1-1');
     rig.export('1-2');
