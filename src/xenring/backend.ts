@@ -41,6 +41,8 @@ export class Backend {
   /** The look that is under way. */
   #looking: Promise<void> | null = null;
   #lookAgain = false;
+  /** What the front end did wrong, to be dealt with by the next look. */
+  #fault: unknown = null;
   #stopped = false;
 
   /** @param path The back end's directory, /local/domain/0/backend/vusb/DOMAIN/DEVICE. */
@@ -90,6 +92,9 @@ export class Backend {
     while (this.#lookAgain && !this.#stopped) {
       this.#lookAgain = false;
       try {
+        const fault = this.#fault;
+        this.#fault = null;
+        if (fault !== null) await this.#failed(fault);
         await this.#lookOnce();
       } catch (error) {
         await this.#failed(error);
@@ -179,7 +184,8 @@ export class Backend {
       eventChannel: await number(`${frontend}/event-channel`),
       stallProtocol: (await this.#get(`${frontend}/stall-protocol`)) === '1',
       onFault: (error) => {
-        void this.#failed(error).then(() => this.#look());
+        this.#fault = error;
+        this.#look();
       },
     });
   }

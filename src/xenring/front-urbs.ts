@@ -9,7 +9,6 @@
  */
 
 import { assert } from '../core/assert.ts';
-import type { Of } from '../core/layout.ts';
 import { PAGE_OCTETS } from './platform.ts';
 import { RingError } from './ring-error.ts';
 import { FrontRing } from './shared-ring.ts';
@@ -33,6 +32,8 @@ const SIZES = { requestOctets: UrbRequest.octets, responseOctets: UrbResponse.oc
 export const IDS = 16;
 /** Slots that transfers leave to unlinks. */
 const SLOTS_FOR_UNLINKS = 1;
+/** How often one call of `work` looks at the ring. */
+const PASSES_MAX = 8;
 /** Octets of one id's pages. */
 const ROOM_OCTETS = SEGMENTS_MAX * PAGE_OCTETS;
 /** Longest transfer; those that are isochronous leave a page to their descriptors. */
@@ -72,7 +73,9 @@ export class FrontUrbs {
   #waiting: Sending[] = [];
   #unlinks: Sending[] = [];
   readonly #request = Buffer.alloc(UrbRequest.octets);
+  readonly #requestView = viewOf(this.#request);
   readonly #response = Buffer.alloc(UrbResponse.octets);
+  readonly #responseView = viewOf(this.#response);
 
   constructor(options: FrontUrbsOptions) {
     assert(options.memory.length === IDS * ROOM_OCTETS);
@@ -118,40 +121,43 @@ export class FrontUrbs {
   }
 
   /**
-   * Takes the responses that are there; handlers run meanwhile, and may send and unlink.
+   * Takes the responses that are there; handlers run meanwhile, and may send and unlink. True if it
+   * is to be called again when others had their turn.
    *
    * @throws {RingError} if the back end breaks the protocol.
    */
-  work(): void {
-    do {
-      // As many as were there at first: a back end that never stops waits for the next round.
+  work(): boolean {
+    for (let pass = 0; pass < PASSES_MAX; pass++) {
       for (let left = this.#ring.available(); left > 0; left--) this.#take();
       this.push();
-    } while (this.#ring.sleep());
+      if (!this.#ring.sleep()) return false;
+    }
+    return true;
   }
 
   #take(): void {
     this.#ring.copy(this.#response);
     this.#ring.release();
-    const response = UrbResponse.read(this.#response);
-    const meaning = this.#meanings.get(response.id);
+    const id = this.#responseView.getUint16(UrbResponse.offsets.id, true);
+    const meaning = this.#meanings.get(id);
     if (meaning === undefined) {
       throw new RingError(
         'bad-response',
-        `Cannot accept response ${response.id}: no request of this id is out`,
+        `Cannot accept response ${id}: no request of this id is out`,
       );
     }
-    this.#meanings.delete(response.id);
+    this.#meanings.delete(id);
     if (typeof meaning === 'object') {
       this.#ids.delete(meaning);
-      const result = this.#resultOf(response, meaning.transfer);
-      this.#freeIds.push(response.id);
+      const result = this.#resultOf(id, meaning.transfer);
+      this.#freeIds.push(id);
       meaning.answered(result);
-    } else this.#freeIds.push(response.id);
+    } else this.#freeIds.push(id);
   }
 
-  #resultOf(response: Of<typeof UrbResponse>, transfer: Transfer): TransferResult {
-    const { id, actualLength } = response;
+  #resultOf(id: number, transfer: Transfer): TransferResult {
+    const { offsets } = UrbResponse;
+    const actualLength = this.#responseView.getInt32(offsets.actualLength, true);
     const room = lengthOf(transfer);
     if (actualLength < 0 || actualLength > room) {
       throw new RingError(
@@ -162,7 +168,7 @@ export class FrontUrbs {
     const isIn = isInput(transfer);
     const at = id * ROOM_OCTETS;
     const { memory } = this.#options;
-    let status = statusOf(response.status);
+    let status = statusOf(this.#responseView.getInt32(offsets.status, true));
     if (status === 'ok' && transfer.shortNotOk && actualLength < room) status = 'short';
     const { packets } = transfer;
     const octets = packets === undefined ? actualLength : room;
@@ -209,12 +215,20 @@ export class FrontUrbs {
     for (let n = 0; n < pages; n++) {
       this.#putSegment(id, n, n, Math.min(PAGE_OCTETS, octets - n * PAGE_OCTETS));
     }
-    if (transfer.packets !== undefined) this.#putFrames(id, pages, transfer.packets);
+    if (transfer.packets !== undefined) {
+      this.#putFrames(id, pages, transfer.packets, isInput(transfer));
+    }
     this.#ring.put(request);
   }
 
-  #putFrames(id: number, segment: number, packets: NonNullable<Transfer['packets']>): void {
+  #putFrames(
+    id: number,
+    segment: number,
+    packets: NonNullable<Transfer['packets']>,
+    isIn: boolean,
+  ): void {
     const at = id * ROOM_OCTETS + ISOCHRONOUS_OCTETS_MAX;
+    if (isIn) this.#options.memory.fill(0, id * ROOM_OCTETS, at); // packets may leave gaps
     for (const [n, { offset, octets: length }] of packets.entries()) {
       const frame = { offset, length, actualLength: 0, status: 0 };
       FrameDescriptor.write(frame, this.#options.memory, at + n * FrameDescriptor.octets);
@@ -230,7 +244,10 @@ export class FrontUrbs {
   #putSegment(id: number, segment: number, page: number, octets: number): void {
     const at = UrbRequest.offsets.segments + segment * Segment.octets;
     const reference = this.#options.references[id * SEGMENTS_MAX + page] ?? 0;
-    Segment.write({ reference, offset: 0, octets }, this.#request, at);
+    const { offsets } = Segment;
+    this.#requestView.setUint32(at + offsets.reference, reference, true);
+    this.#requestView.setUint16(at + offsets.offset, 0, true);
+    this.#requestView.setUint16(at + offsets.octets, octets, true);
   }
 
   #takeId(meaning: Meaning): number {
@@ -239,6 +256,10 @@ export class FrontUrbs {
     this.#meanings.set(id, meaning);
     return id;
   }
+}
+
+function viewOf(buffer: Buffer): DataView {
+  return new DataView(buffer.buffer, buffer.byteOffset, buffer.length);
 }
 
 function pipeOf({ port, transfer }: Sending): number {

@@ -3,6 +3,7 @@
  * has no front end, and for other processes of the same host.
  */
 import { EventEmitter } from 'node:events';
+import { type Clock, systemClock } from '../core/clock.ts';
 import { FrontUrbs, IDS } from './front-urbs.ts';
 import type { EventChannel, GrantedPages, Platform, StoreWatch } from './platform.ts';
 import { PortWatch } from './port-watch.ts';
@@ -10,6 +11,9 @@ import { RingDevice } from './ring-device.ts';
 import { RingError } from './ring-error.ts';
 import { SEGMENTS_MAX } from './usbif.ts';
 import { frontAction, XENBUS_STATE, type XenbusState, xenbusStateOf } from './xenbus-state.ts';
+
+/** How long a back end may take to let go when this end closes; it may have been killed. */
+const CLOSE_MILLISECONDS = 5_000;
 
 export interface FrontendEvents {
   /** A device is there; its transfers end when it goes. */
@@ -32,6 +36,7 @@ interface Rings {
 export class Frontend extends EventEmitter<FrontendEvents> {
   readonly #platform: Platform;
   readonly #path: string;
+  readonly #clock: Clock;
   readonly #devices = new Map<number, RingDevice>();
   #backend = '';
   #backDomain = 0;
@@ -42,9 +47,10 @@ export class Frontend extends EventEmitter<FrontendEvents> {
   #closing = false;
 
   /** @param path The front end's directory, /local/domain/DOMAIN/device/vusb/DEVICE. */
-  constructor(platform: Platform, path: string) {
+  constructor(platform: Platform, path: string, clock: Clock = systemClock) {
     super();
     this.#platform = platform;
+    this.#clock = clock;
     this.#path = path;
   }
 
@@ -157,8 +163,9 @@ export class Frontend extends EventEmitter<FrontendEvents> {
     const rings = this.#rings;
     if (rings === null) return;
     try {
-      rings.urbs.work();
-      rings.ports.work();
+      let again = rings.urbs.work();
+      if (this.#rings === rings && rings.ports.work()) again = true;
+      if (again) setImmediate(() => this.#work());
     } catch (error) {
       if (!(error instanceof RingError)) throw error;
       rings.channel.onEvent = () => {};
@@ -208,7 +215,9 @@ export class Frontend extends EventEmitter<FrontendEvents> {
         if (state !== 'connected' && state !== 'initialised') end();
       }, end);
     });
+    const cancel = this.#clock.after(CLOSE_MILLISECONDS, end);
     await left;
+    cancel();
     await watch.end();
   }
 

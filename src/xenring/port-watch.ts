@@ -8,6 +8,9 @@ import { ConnRequest, ConnResponse, PORTS_MAX, type PortSpeed, portSpeedOf } fro
 
 const SIZES = { requestOctets: ConnRequest.octets, responseOctets: ConnResponse.octets };
 
+/** How often one call of `work` looks at the ring. */
+const PASSES_MAX = 8;
+
 export class PortWatch {
   readonly #ring: FrontRing;
   readonly #notify: () => void;
@@ -24,15 +27,17 @@ export class PortWatch {
   }
 
   /**
-   * Takes what there is to learn.
+   * Takes what there is to learn; true if it is to be called again when others had their turn.
    *
    * @throws {RingError} if the back end breaks the protocol.
    */
-  work(): void {
-    do {
+  work(): boolean {
+    for (let pass = 0; pass < PASSES_MAX; pass++) {
       for (let left = this.#ring.available(); left > 0; left--) this.#take();
       this.#post();
-    } while (this.#ring.sleep());
+      if (!this.#ring.sleep()) return false;
+    }
+    return true;
   }
 
   #take(): void {

@@ -77,6 +77,7 @@ export const UrbResponse = layout('usbif_urb_response', 16, {
   actualLength: i32le,
   errorCount: i32le,
 });
+export type UrbResponse = Of<typeof UrbResponse>;
 
 /** `struct usbif_conn_request`, 2 octets: room for one event. */
 export const ConnRequest = layout('usbif_conn_request', 2, { id: u16le });

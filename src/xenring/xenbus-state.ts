@@ -139,7 +139,8 @@ export const FRONT: Readonly<
   Record<XenbusState, Readonly<Record<XenbusState | 'gone', FrontAction>>>
 > = {
   initialising: row('wait', 'connect', 'wait', 'wait', 'wait', 'wait', 'wait'),
-  'init-wait': row('restart', 'restart', 'restart', 'restart', 'wait', 'wait', 'wait'),
+  // Not a state of ours.
+  'init-wait': row('restart', 'restart', 'restart', 'restart', 'restart', 'restart', 'restart'),
   initialised: row('wait', 'wait', 'wait', 'confirm', 'close', 'close', 'close'),
   connected: row('wait', 'restart', 'wait', 'wait', 'close', 'close', 'close'),
   closing: row('close', 'close', 'close', 'close', 'close', 'close', 'close'),

@@ -1,5 +1,5 @@
 import { strict as assert } from 'node:assert';
-import { DeviceSession, type SessionOptions } from '../../src/core/session.ts';
+import { DeviceSession, type SessionClient, type SessionOptions } from '../../src/core/session.ts';
 import { FakeClock } from '../examples/rig.ts';
 import {
   bulkIn,
@@ -300,6 +300,68 @@ describe('DeviceSession', () => {
       assert.equal(client.log.length, 3);
       clock.advance(LONG);
       assert.deepEqual(device.take().at(-1), 'closed');
+    });
+  });
+
+  describe('fences of single endpoints', () => {
+    const exact = Number.POSITIVE_INFINITY;
+    const recovery = {
+      kind: 'hold',
+      settleMilliseconds: 0,
+      holdMilliseconds: exact,
+      arrivalMilliseconds: exact,
+    } as const;
+
+    function reporting() {
+      const opened = open({ recovery });
+      const client: SessionClient = opened.client;
+      client.reportMark = () => opened.client.log.length;
+      return opened;
+    }
+
+    it('open when their own last report is handled, and only then', () => {
+      const { device, clock, session } = reporting();
+      const other = endpointInfo(0x82);
+      for (const id of [1, 2]) session.submit(read(id));
+      for (const id of [3, 4]) session.submit(read(id, other));
+      device.complete(device.atDevice[0], 'stall'); // mark 1
+      device.complete(device.atDevice[0], 'stall'); // mark 2
+      device.take();
+      clock.advance(LONG);
+      session.openFences((mark) => mark < 1);
+      assert.deepEqual(device.take(), []);
+      assert.equal(session.fences, 'blocked');
+      assert.deepEqual(
+        session.heldUrbs((mark) => mark <= 1).map(({ id }) => id),
+        [2],
+      );
+      session.openFences((mark) => mark <= 1);
+      assert.deepEqual(device.take(), ['submit 2']);
+      session.openFences((mark) => mark <= 2);
+      assert.deepEqual(device.take(), ['submit 4']);
+      assert.equal(session.fences, 'open');
+    });
+
+    it('are closed, not blocked, while nothing is held', () => {
+      const { device, session } = reporting();
+      session.submit(read(1));
+      device.complete(device.atDevice[0], 'stall');
+      assert.equal(session.fences, 'closed');
+      session.submit(read(2));
+      assert.equal(session.fences, 'blocked');
+    });
+
+    it('an unlinked URB that ended well is a report too', () => {
+      const { device, session } = reporting();
+      session.submit(read(1));
+      session.submit(read(2));
+      device.onUnlink = () => {};
+      session.unlink(1);
+      device.complete(device.atDevice[0], 'ok', 64);
+      session.openFences((mark) => mark < 1);
+      assert.equal(session.fences, 'blocked');
+      session.openFences((mark) => mark <= 1);
+      assert.equal(session.fences, 'open');
     });
   });
 

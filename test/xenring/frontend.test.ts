@@ -1,0 +1,249 @@
+/** Both ends wired together: urbgate's front end, and its back end with virtual devices. */
+import { strict as assert } from 'node:assert';
+import { Frontend } from '../../src/xenring/frontend.ts';
+import type { Pending, RingDevice } from '../../src/xenring/ring-device.ts';
+import type { Transfer, TransferResult } from '../../src/xenring/transfer.ts';
+import { randomOf, type WorldOptions } from './memory-platform.ts';
+import { RingRig, until } from './rig.ts';
+
+const setup = (type: number, request: number, value: number, index: number, length: number) => {
+  const packet = Buffer.alloc(8);
+  packet.writeUInt8(type, 0);
+  packet.writeUInt8(request, 1);
+  packet.writeUInt16LE(value, 2);
+  packet.writeUInt16LE(index, 4);
+  packet.writeUInt16LE(length, 6);
+  return packet;
+};
+const control = (type: number, request: number, value = 0, index = 0, octets = 0): Transfer => ({
+  endpoint: 0,
+  type: 'control',
+  setup: setup(type, request, value, index, octets),
+  octets,
+});
+
+async function connect(options: WorldOptions = {}, device: Record<string, unknown> = {}) {
+  const rig = new RingRig(options);
+  await rig.start();
+  rig.export('1-1', device);
+  await rig.dom0.store.write('/local/domain/7', '');
+  await rig.tools.addController(7);
+  const platform = rig.world.domain(7);
+  const frontend = new Frontend(platform, '/local/domain/7/device/vusb/0');
+  await frontend.start();
+  await until(() => rig.state(7) === '4', 'it connects');
+  await rig.tools.attachDevice(7, 0, '1-1');
+  const ring = await plugged(frontend);
+  return { rig, platform, frontend, ring };
+}
+
+async function plugged(frontend: Frontend, alternate = 1): Promise<RingDevice> {
+  await until(() => frontend.devices.size > 0, 'a device is there');
+  const ring = [...frontend.devices.values()][0] as RingDevice;
+  assert.equal((await ring.transfer(control(0, 9, 1))).status, 'ok');
+  assert.equal((await ring.transfer(control(1, 11, alternate))).status, 'ok');
+  return ring;
+}
+
+/** Lets both go, and looks for what was left behind. */
+async function end({ rig, platform, frontend }: Awaited<ReturnType<typeof connect>>) {
+  await frontend.close();
+  await rig.end();
+  const { grantedPages, channels, watches } = platform.inUse;
+  assert.deepEqual(
+    { grantedPages, channels, watches },
+    { grantedPages: 0, channels: 0, watches: 0 },
+  );
+}
+
+/** Rounds of short-not-ok reads behind a short one; the handler unlinks those that `unlinks` says. */
+async function probe(
+  ring: RingDevice,
+  rounds: number,
+  depth: number,
+  unlinks: (n: number) => boolean,
+) {
+  const seen = { violations: 0, lost: 0, kept: 0 };
+  let stamp = -1;
+  for (let round = 0; round < rounds; round++) {
+    await new Promise<void>((resolve) => {
+      const pending: Pending[] = [];
+      const wanted = new Array(depth).fill(true);
+      let back = 0;
+      const done = (n: number) => (result: TransferResult) => {
+        if (!wanted[n] && result.actualOctets > 0) seen.violations++;
+        assert.equal(result.status, wanted[n] ? 'short' : 'unlinked');
+        if (wanted[n] && n > 0) seen.kept++;
+        for (let at = 0; at + 4 <= result.actualOctets; at += 512) {
+          const now = result.data.readUInt32LE(at);
+          if (now !== stamp + 1) seen.lost++;
+          stamp = now;
+        }
+        if (n === 0) {
+          assert.equal(result.status, 'short');
+          for (let other = 1; other < depth; other++) {
+            if (!unlinks(other)) continue;
+            wanted[other] = false;
+            ring.unlink(pending[other] as Pending);
+          }
+        }
+        if (++back === depth) resolve();
+      };
+      for (let n = 0; n < depth; n++) {
+        const transfer: Transfer = { endpoint: 0x81, type: 'bulk', octets: 4096, shortNotOk: true };
+        pending.push(ring.submit(transfer, done(n)));
+      }
+    });
+  }
+  return seen;
+}
+
+describe('front end and back end', () => {
+  it('agree upon the stall protocol, move all kinds of transfers, and leave nothing', async () => {
+    const both = await connect({}, { pattern: 1 });
+    const { ring, rig } = both;
+    assert.equal(ring.stallProtocol, true);
+    assert.equal(ring.speed, 'high');
+    const device = await ring.transfer(control(0x80, 6, 0x100, 0, 18));
+    assert.equal(device.data.readUInt16LE(8), 0x0525);
+    for (const octets of [0, 1, 4096, 65_536]) {
+      const got = await ring.transfer({ endpoint: 0x81, type: 'bulk', octets });
+      assert.deepEqual([got.status, got.actualOctets], ['ok', octets]);
+      const put = await ring.transfer({ endpoint: 0x02, type: 'bulk', data: got.data });
+      assert.deepEqual([put.status, put.actualOctets], ['ok', octets]);
+    }
+    const interrupt = await ring.transfer({ endpoint: 0x85, type: 'interrupt', octets: 64 });
+    assert.equal(interrupt.actualOctets, 64);
+    const packets = [0, 1, 2, 3].map((n) => ({ offset: n * 1100, octets: 1000 }));
+    const stream = await ring.transfer({
+      endpoint: 0x83,
+      type: 'isochronous',
+      octets: 4400,
+      packets,
+    });
+    assert.deepEqual(
+      stream.packets,
+      packets.map(() => ({ status: 'ok', actualOctets: 1000 })),
+    );
+    assert.equal(stream.data[1100 + 70], 7);
+    const out = await ring.transfer({
+      endpoint: 0x04,
+      type: 'isochronous',
+      data: stream.data,
+      packets,
+    });
+    assert.deepEqual(
+      out.packets,
+      packets.map(() => ({ status: 'ok', actualOctets: 1000 })),
+    );
+    assert.equal((await ring.transfer(control(0x80, 6, 0x900, 0, 8))).status, 'stall');
+    assert.throws(
+      () => ring.submit({ endpoint: 0x81, type: 'bulk', octets: 65_537 }, () => {}),
+      /65537 octets, a ring carries at most 65536/,
+    );
+    assert.deepEqual(rig.log.warnings, []);
+    await end(both);
+  });
+
+  for (const [what, unlinks] of [
+    ['unlinks all', () => true],
+    ['unlinks none', () => false],
+    ['unlinks every other', (n: number) => n % 2 === 0],
+  ] as const) {
+    for (const depth of [2, 8, 15, 40]) {
+      it(`the stall guarantee, depth ${depth}: a driver that ${what}`, async () => {
+        const both = await connect({ faults: { seed: depth } }, { short: 1000, stamp: true });
+        const { violations, lost } = await probe(both.ring, 20, depth, unlinks);
+        assert.deepEqual({ violations, lost }, { violations: 0, lost: 0 });
+        await end(both);
+      });
+    }
+  }
+
+  it('more transfers than slots, and all of them unlinked', async () => {
+    const both = await connect({}, { delay: 60_000 });
+    const results: string[] = [];
+    const pending: Pending[] = [];
+    for (let n = 0; n < 50; n++) {
+      const transfer: Transfer = { endpoint: 0x81, type: 'bulk', octets: 64 };
+      pending.push(both.ring.submit(transfer, ({ status }) => results.push(status)));
+    }
+    await new Promise((resolve) => setTimeout(resolve, 5));
+    for (const one of pending) both.ring.unlink(one);
+    await until(() => results.length === 50, 'all are back');
+    assert.deepEqual(new Set(results), new Set(['unlinked']));
+    await end(both);
+  });
+
+  it('hot-plug: transfers end, and the next device is another', async () => {
+    const both = await connect({}, { delay: 60_000 });
+    const { rig, frontend, ring } = both;
+    const read = ring.transfer({ endpoint: 0x81, type: 'bulk', octets: 64 });
+    await rig.tools.detachDevice(7, 0, ring.port);
+    assert.equal((await read).status, 'shutdown');
+    await ring.closed;
+    assert.equal((await ring.transfer(control(0x80, 0, 0, 0, 2))).status, 'shutdown');
+    await until(() => rig.registry.get('1-1')?.holder === null, 'it is free');
+    await rig.tools.attachDevice(7, 0, '1-1', 3);
+    const next = await plugged(frontend);
+    assert.notEqual(next, ring);
+    assert.equal(next.port, 3);
+    await end(both);
+  });
+
+  it('the gateway is killed and started again under load', async () => {
+    const both = await connect({}, { delay: 3 });
+    const { rig, frontend } = both;
+    let { ring } = both;
+    for (let round = 0; round < 5; round++) {
+      const reads = Array.from({ length: 30 }, () =>
+        ring.transfer({ endpoint: 0x81, type: 'bulk', octets: 64 }),
+      );
+      await new Promise((resolve) => setTimeout(resolve, 2 + 2 * round));
+      rig.kill();
+      await rig.restart(true);
+      await Promise.all(reads);
+      await ring.closed;
+      ring = await plugged(frontend);
+    }
+    const { status } = await ring.transfer({ endpoint: 0x81, type: 'bulk', octets: 64 });
+    assert.equal(status, 'ok');
+    await end(both);
+  });
+
+  it('the toolstack takes the controller away', async () => {
+    const both = await connect({}, { delay: 60_000 });
+    const read = both.ring.transfer({ endpoint: 0x81, type: 'bulk', octets: 64 });
+    await both.rig.tools.removeController(7, 0);
+    assert.equal((await read).status, 'shutdown');
+    await end(both);
+  });
+
+  it('random transfers and unlinks over late, merged and spurious events', async () => {
+    const seed = Number(process.env.SEED ?? 20_260);
+    const random = randomOf(seed);
+    const both = await connect({ faults: { seed } }, { short: 1536 });
+    let out = 0;
+    let doubled = 0;
+    for (let step = 0; step < 1500; step++) {
+      const octets = 512 * Math.floor(random() * 8);
+      const isIn = random() < 0.6;
+      let done = false;
+      const transfer: Transfer = isIn
+        ? { endpoint: 0x81, type: 'bulk', octets, shortNotOk: random() < 0.5 }
+        : { endpoint: 0x02, type: 'bulk', data: Buffer.alloc(octets) };
+      out++;
+      const pending = both.ring.submit(transfer, () => {
+        if (done) doubled++;
+        done = true;
+        out--;
+      });
+      if (random() < 0.2) setImmediate(() => done || both.ring.unlink(pending));
+      if (random() < 0.1) await new Promise((resolve) => setImmediate(resolve));
+    }
+    await until(() => out === 0, `all are back (seed ${seed})`);
+    assert.equal(doubled, 0);
+    assert.deepEqual(both.rig.log.warnings, []);
+    await end(both);
+  });
+});
