@@ -9,7 +9,7 @@ import { showsTheHole } from './lab/stall-cases.ts';
 import { formatProbe, runProbe } from './lab/stall-probe.ts';
 import { sourceSinkGadget } from './lab/usbtest-gadgets.ts';
 import { bootXen } from './lab/xen.ts';
-import { createDomain, type Domain } from './lab/xen-domain.ts';
+import { createDomain, type Domain, prepareXen } from './lab/xen-domain.ts';
 import { xenUsage } from './lab/xen-usage.ts';
 import { qusbConfiguration } from './lab/xen-usb.ts';
 
@@ -38,10 +38,11 @@ const store = connect('/run/xenstored/socket', () => {
 `;
 
 describe('A real Xen', function () {
-  this.timeout(300_000);
+  this.timeout(600_000);
 
   let dom0: Guest;
   before(async () => {
+    await prepareXen();
     dom0 = await bootXen({ name: 'xen-lab' });
     say(`dom0 is up after ${dom0.bootSeconds.toFixed(1)} s`);
   });
