@@ -47,8 +47,16 @@ export const XEN_PACKAGES: readonly string[] = [
   'xenstore-utils',
 ];
 
-/** What it needs on the host besides {@link GUEST_PACKAGES}, to compile a module. */
-export const XEN_HOST_PACKAGES: readonly string[] = ['make'];
+/**
+ * What it needs on the host besides {@link GUEST_PACKAGES}: to compile a module, and libraries that
+ * Xen's QEMU finds there.
+ */
+export const XEN_HOST_PACKAGES: readonly string[] = [
+  'libelf1',
+  'libspice-server1',
+  'libusb-1.0-0',
+  'make',
+];
 
 /** Which of the packages are not installed, in the order given. */
 export async function missingPackages(

@@ -14,7 +14,7 @@ import { labImages } from './images.ts';
 import { compiled, labSource, testusbProgram } from './kernel.ts';
 import { KERNEL_ARGUMENTS } from './qemu.ts';
 import { DomainMachine } from './xen-domain-machine.ts';
-import { xenHcdModule } from './xen-files.ts';
+import { xenFiles, xenHcdModule } from './xen-files.ts';
 
 export interface DomainOptions {
   /** Its name in `xl list`, and that of its log folder. */
@@ -60,7 +60,9 @@ export async function domainPrograms(): Promise<string[]> {
   ];
 }
 
-const CREATE_TIMEOUT_SECONDS = 60;
+const CREATE_TIMEOUT_SECONDS = 120;
+/** It is 5 s on an idle host. */
+const BOOT_TIMEOUT_SECONDS = 180;
 const DESTROY_TIMEOUT_SECONDS = 30;
 const SAVE_TIMEOUT_SECONDS = 120;
 
@@ -68,14 +70,15 @@ const SAVE_TIMEOUT_SECONDS = 120;
 export async function createDomain(dom0: Guest, options: DomainOptions): Promise<Domain> {
   const file = `/run/xen/${options.name}.cfg`;
   await dom0.succeed(`cat > ${file}`, { input: await configurationText(options) });
-  const timeoutSeconds = options.createTimeoutSeconds ?? CREATE_TIMEOUT_SECONDS;
+  const createSeconds = options.createTimeoutSeconds ?? CREATE_TIMEOUT_SECONDS;
   try {
-    await dom0.succeed(`xl create -p ${file} < /dev/null`, { timeoutSeconds });
+    await dom0.succeed(`xl create -p ${file} < /dev/null`, { timeoutSeconds: createSeconds });
     const id = await domainId(dom0, options.name);
     const machine = new DomainMachine(dom0, options.name);
     await machine.connect(id);
     await options.prepare?.(id);
-    const guest = new Guest(machine, options.name, machine.folder, options.bootTimeoutSeconds);
+    const timeoutSeconds = options.bootTimeoutSeconds ?? BOOT_TIMEOUT_SECONDS;
+    const guest = new Guest(machine, options.name, machine.folder, timeoutSeconds);
     await dom0.succeed(`xl unpause ${id}`);
     await guest.booted;
     return new Domain(dom0, guest, machine);
@@ -139,12 +142,14 @@ exit 1`,
   }
 
   /**
-   * Writes its memory to a file in dom0 and ends it. No command may be running in it: what is on
-   * the way to or from the agent is lost.
+   * Writes its memory to a file in dom0, ends it, and makes a domain of the file. No command may be
+   * running in it: what is on the way to or from the agent is lost.
    *
    * @param prepare - called before it runs again, with its new number: for nodes in xenstore
+   * @returns where {@link Guest.kernelComplaints} is to begin: the kernel's driver for the agent's
+   * console puts away an event channel that is gone, which it complains of
    */
-  async saveAndRestore(prepare?: (id: number) => Promise<void>): Promise<void> {
+  async saveAndRestore(prepare?: (id: number) => Promise<void>): Promise<number> {
     const { dom0, name } = this;
     const file = `/run/xen/${name}.save`;
     const timeoutSeconds = SAVE_TIMEOUT_SECONDS;
@@ -156,18 +161,31 @@ exit 1`,
     await this.#machine.connect(id);
     await prepare?.(id);
     await dom0.succeed(`rm ${file}; xl unpause ${id}`);
+    await this.guest.succeed('true'); // the agent sends what is in the log before
+    return this.guest.kernelLog().length;
   }
 }
 
-async function configurationText(options: DomainOptions): Promise<string> {
+/** Gets and makes ahead what Xen and a domain with the usual options need, so that tests start. */
+export async function prepareXen(): Promise<void> {
+  await xenFiles();
+  await domainImage({ name: '' });
+}
+
+async function domainImage(options: DomainOptions): Promise<string> {
   const { kernel, agent } = await labImages();
-  const image = await domainInitramfs({
+  return domainInitramfs({
     kernel,
     agent,
     xenHcd: await xenHcdModule(kernel),
     modules: [...DOMAIN_MODULES, ...(options.modules ?? [])],
     programs: [...(await domainPrograms()), ...(options.programs ?? [])],
   });
+}
+
+async function configurationText(options: DomainOptions): Promise<string> {
+  const { kernel } = await labImages();
+  const image = await domainImage(options);
   return [
     `name="${options.name}"`,
     'type="pv"',

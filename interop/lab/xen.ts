@@ -46,7 +46,7 @@ export async function bootXen(options: XenOptions = {}): Promise<Guest> {
     name,
     folder,
   });
-  const dom0 = new Guest(machine, name, folder, options.bootTimeoutSeconds ?? 120);
+  const dom0 = new Guest(machine, name, folder, options.bootTimeoutSeconds ?? 240);
   await dom0.booted;
   try {
     await dom0.succeed(SETUP, { timeoutSeconds: SETUP_TIMEOUT_SECONDS });
@@ -80,8 +80,9 @@ function xenBoot(images: LabImages, files: XenFiles, options: XenOptions): Boot 
       'console=com1',
       `dom0_mem=${memory}M,max:${memory}M`,
       `dom0_max_vcpus=${processors}`,
-      // Emulation has no use for them, and they cost seconds.
-      'spec-ctrl=no',
+      // Emulation has no use for them, and they cost seconds. Without the second part Xen would
+      // leave floating-point registers to a trap at their first use.
+      'spec-ctrl=no,eager-fpu=1',
       'bootscrub=0',
       'guest_loglvl=all',
     ].join(' '),
