@@ -1,10 +1,12 @@
 /**
  * Requests to a store and the replies to them, without the connection below.
  *
- * Up to `IN_FLIGHT_MAX` requests are out at a time and matched by their id; more wait here, in
- * order. One exception: the kernel's /dev/xen/xenbus answers watch and unwatch by itself, with id
- * 0, in the order in which it got them. So no request has id 0, and a reply to one of these two
- * with id 0 belongs to the oldest of its type.
+ * Some requests are out at a time and matched by their id; more wait here, in order. The kernel's
+ * /dev/xen/xenbus has two ways of its own. It keeps what is written in one buffer until xenstored
+ * has it, and a second message written meanwhile takes the place of the first: there, one request
+ * may be out. And it answers watch and unwatch by itself, with id 0, in the order in which it got
+ * them: so no request has id 0, and a reply to one of these two with id 0 belongs to the oldest of
+ * its type.
  *
  * A reply that fits no request is the end: what follows could not be trusted either.
  */
@@ -18,10 +20,14 @@ import {
   type StoreMessage,
 } from './xenstore-wire.ts';
 
-/** xenstored stops reading from a guest with more than 20 requests out (quota "outstanding"). */
-const IN_FLIGHT_MAX = 16;
+/**
+ * Requests that may be out at a time. xenstored stops reading from a domain with more than 20 (its
+ * quota "outstanding").
+ */
+export const IN_FLIGHT_MAX = { socket: 16, device: 1 } as const;
 
 export interface RequestsEnds {
+  readonly inFlightMax: number;
   /** Sends one message. @throws {StoreError} if this message cannot be sent. */
   readonly send: (message: Buffer) => void;
   readonly onWatchEvent: (path: string, token: string) => void;
@@ -93,7 +99,7 @@ export class StoreRequests {
   }
 
   #sendMore(): void {
-    while (this.#inFlight.size < IN_FLIGHT_MAX) {
+    while (this.#inFlight.size < this.#ends.inFlightMax) {
       const request = this.#waiting.shift();
       if (request === undefined) return;
       this.#inFlight.set(request.id, request);

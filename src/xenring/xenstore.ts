@@ -7,7 +7,7 @@
 import { existsSync } from 'node:fs';
 import { UserError } from '../core/errors.ts';
 import type { Store, StoreOperations, StorePermissions, StoreWatch } from './platform.ts';
-import { StoreRequests } from './xenstore-requests.ts';
+import { IN_FLIGHT_MAX, StoreRequests } from './xenstore-requests.ts';
 import {
   connectSocket,
   openDevice,
@@ -43,6 +43,11 @@ export async function connectStore(path?: string): Promise<XenstoreClient> {
   const socket = path ?? SOCKETS.find((one) => existsSync(one));
   if (socket !== undefined)
     return XenstoreClient.over((events) => connectSocket(socket, events), 'socket');
+  return connectStoreDevice();
+}
+
+/** Connects through the kernel, as every domain can. @throws {UserError} */
+export async function connectStoreDevice(): Promise<XenstoreClient> {
   const device = DEVICES.find((one) => existsSync(one));
   if (device === undefined)
     throw new UserError(
@@ -69,6 +74,7 @@ export class XenstoreClient implements Store {
       this.#resolveLost = resolve;
     });
     this.#requests = new StoreRequests({
+      inFlightMax: IN_FLIGHT_MAX[via],
       send: (message) => this.#transport?.send(message),
       onWatchEvent: (changed, token) => this.#watches.get(token)?.(changed),
     });
@@ -256,7 +262,7 @@ class Operations implements StoreOperations {
         const more = text.slice(cut + 1);
         // An empty name after the last one says that this is all.
         if (more === '\0' || more.endsWith('\0\0'))
-          return decodeStrings(Buffer.from((names + more).replace(/\0+$/, '\0')));
+          return decodeStrings(Buffer.from(names + more)).filter((name) => name !== '');
         names += more;
       }
     }

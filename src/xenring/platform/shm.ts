@@ -155,27 +155,46 @@ export class ShmPlatform implements Platform {
   }
 
   copyFrom(peer: Domain, segments: readonly GrantSegment[], target: Buffer): void {
-    const link = this.#linkFor(peer, segments);
-    const { memory } = link.segment;
+    const { segment } = this.#linkFor(peer, segments);
     let done = 0;
+    let from = 0;
+    let end = 0;
+    // Neighbours, as the pages of one buffer mostly are, are copied in one go.
     for (const { reference, offset, octets } of segments) {
+      const at = segment.pageAt(reference) + offset;
       assert(done + octets <= target.length, 'Cannot copy: the target is too short');
-      const at = link.segment.pageAt(reference) + offset;
-      memory.copy(target, done, at, at + octets);
+      if (at !== end) {
+        segment.memory.copy(target, done - (end - from), from, end);
+        from = at;
+        end = at;
+      }
+      end += octets;
       done += octets;
     }
+    segment.memory.copy(target, done - (end - from), from, end);
   }
 
   copyTo(peer: Domain, segments: readonly GrantSegment[], source: Uint8Array): void {
-    const link = this.#linkFor(peer, segments);
-    const { memory } = link.segment;
-    const from = Buffer.from(source.buffer, source.byteOffset, source.byteLength);
+    const { segment } = this.#linkFor(peer, segments);
+    const octetsOf = Buffer.isBuffer(source)
+      ? source
+      : Buffer.from(source.buffer, source.byteOffset, source.byteLength);
     let done = 0;
+    let to = 0;
+    let end = 0;
     for (const { reference, offset, octets } of segments) {
-      const end = Math.min(done + octets, from.length);
-      from.copy(memory, link.segment.pageAt(reference) + offset, done, end);
-      done = end;
+      const at = segment.pageAt(reference) + offset;
+      if (at !== end) {
+        octetsOf.copy(segment.memory, to, done - (end - to), done);
+        to = at;
+        end = at;
+      }
+      const more = Math.min(octets, octetsOf.length - done);
+      end += more;
+      done += more;
+      if (more < octets) break;
     }
+    octetsOf.copy(segment.memory, to, done - (end - to), done);
   }
 
   offerChannel(peer: Domain): EventChannel {

@@ -19,12 +19,12 @@ import {
   StoreError,
   type StoreMessage,
 } from '../xenstore-wire.ts';
+import { DirectoryParts } from './store-parts.ts';
 import {
   emptyTree,
   find,
   mayRead,
   type StoreChange,
-  type StoreNode,
   StoreTransaction,
   type StoreView,
 } from './store-tree.ts';
@@ -38,9 +38,8 @@ export const DOMAIN_MAX = 0x7fef;
 
 export class StoreService {
   readonly tree: StoreView = emptyTree();
+  readonly parts = new DirectoryParts();
   readonly #connections = new Set<StoreConnection>();
-  readonly #generations = new WeakMap<StoreNode['children'], number>();
-  #lastGeneration = 0;
 
   connect(send: (message: Buffer) => void): StoreConnection {
     const connection = new StoreConnection(this, send);
@@ -53,27 +52,6 @@ export class StoreService {
     for (const change of changes) {
       for (const connection of this.#connections) connection.tell(change);
     }
-  }
-
-  /**
-   * The children's names from an offset on, as many as fit, behind a number that is another one
-   * when there are others; an empty name is the end of all.
-   */
-  part(node: StoreNode, offset: number): Buffer {
-    let generation = this.#generations.get(node.children);
-    if (generation === undefined) {
-      this.#lastGeneration++;
-      generation = this.#lastGeneration;
-      this.#generations.set(node.children, generation);
-    }
-    const head = encodeStrings(`${generation}`);
-    const names = encodeStrings(...node.children.keys(), '');
-    if (!Number.isInteger(offset) || offset < 0 || offset >= names.length)
-      throw new StoreError('EINVAL', 'offset');
-    const room = PAYLOAD_OCTETS_MAX - head.length;
-    const rest = names.subarray(offset, offset + room);
-    const whole = offset + room >= names.length;
-    return Buffer.concat([head, whole ? rest : rest.subarray(0, rest.lastIndexOf(0) + 1)]);
   }
 
   introduced(domain: Domain): void {
@@ -203,7 +181,7 @@ export class StoreConnection {
       case STORE_TYPE.directory:
         return { payload: encodeStrings(...view.get(domain, path).children.keys()) };
       case STORE_TYPE.directoryPart:
-        return { payload: this.#service.part(view.get(domain, path), Number(more[0])) };
+        return { payload: this.#service.parts.part(view.get(domain, path), Number(more[0])) };
       case STORE_TYPE.getPermissions:
         return { payload: encodeStrings(...encodePermissions(view.get(domain, path).permissions)) };
       case STORE_TYPE.write: {

@@ -26,6 +26,7 @@ export class XenChannels {
   readonly #poll: { close(): void };
   readonly #read = libc().read;
   readonly #write = libc().write;
+  #closed = false;
 
   constructor() {
     this.#device = new XenDevice('/dev/xen/evtchn');
@@ -55,6 +56,7 @@ export class XenChannels {
   }
 
   close(): void {
+    this.#closed = true;
     for (const channel of this.#channels.values()) channel.close();
     this.#poll.close();
     this.#device.close();
@@ -75,7 +77,8 @@ export class XenChannels {
         this.#channels.get(this.#ports.readUInt32LE(at))?.onEvent();
       }
     } finally {
-      this.#write(this.#device.fd, this.#ports, octets);
+      // A callback may have closed all, and the descriptor be another one by now.
+      if (!this.#closed) this.#write(this.#device.fd, this.#ports, octets);
     }
   }
 }

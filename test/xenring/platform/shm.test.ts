@@ -14,6 +14,7 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { Worker } from 'node:worker_threads';
 import { UserError } from '../../../src/core/errors.ts';
 import { openShmPlatform, type ShmPlatform } from '../../../src/xenring/platform/shm.ts';
 import { PAGE_OCTETS, PlatformError } from '../../../src/xenring/platform.ts';
@@ -228,25 +229,69 @@ describe('shared memory of one host', () => {
     });
   });
 
-  it('a script without more to do ends after close', async () => {
-    // Timers, sockets and polls that were left would keep the process.
-    const own = mkdtempSync(join(tmpdir(), 'urbgate-shm-'));
+  describe('in one process', () => {
     const shm = new URL(
       `../../../src/xenring/platform/shm${import.meta.url.slice(-3)}`,
       import.meta.url,
     );
-    const script = join(own, '..', 'urbgate-shm-end.mjs');
-    writeFileSync(
-      script,
-      `import { openShmPlatform } from '${shm}';
-       const platform = await openShmPlatform({ folder: '${own}', domain: 0 });
-       platform.grant(1, 1);
-       platform.offerChannel(1);
-       await platform.close();`,
-    );
-    const code = await new Promise((resolve) => fork(script).on('exit', resolve));
-    assert.equal(code, 0);
-    rmSync(script);
-    rmSync(own, { recursive: true });
+
+    it('a worker thread is a domain as well', async function () {
+      // Workers do not take over the loader of sources; npm test runs what is compiled.
+      if (shm.pathname.endsWith('.ts')) return this.skip();
+      const channel = here.offerChannel(3);
+      const granted = here.grant(3, 1);
+      const [reference] = granted.references;
+      const script = join(folder, 'worker.mjs');
+      writeFileSync(
+        script,
+        `import { openShmPlatform } from '${shm}';
+         const platform = await openShmPlatform({ folder: '${folder}', domain: 3 });
+         const mapped = platform.map(0, [${reference}]);
+         const words = new Int32Array(mapped.memory.buffer, mapped.memory.byteOffset, 2);
+         const channel = platform.bindChannel(0, ${channel.port});
+         channel.onEvent = async () => {
+           if (Atomics.load(words, 0) !== 41) return;
+           Atomics.store(words, 1, 42);
+           channel.notify();
+           await platform.close();
+         };`,
+      );
+      const words = new Int32Array(granted.memory.buffer, granted.memory.byteOffset, 2);
+      Atomics.store(words, 0, 41);
+      let answer = 0;
+      channel.onEvent = () => {
+        answer = Atomics.load(words, 1);
+      };
+      const worker = new Worker(script);
+      const code = await new Promise((resolve, reject) => {
+        worker.on('exit', resolve);
+        worker.on('error', reject);
+      });
+      assert.equal(code, 0);
+      await until('its answer is here', () => answer === 42);
+      channel.close();
+      granted.end();
+      rmSync(script);
+    });
+
+    it('nothing keeps it after close', async () => {
+      // Timers, sockets and polls that were left would.
+      const own = mkdtempSync(join(tmpdir(), 'urbgate-shm-'));
+      const script = join(folder, 'end.mjs');
+      writeFileSync(
+        script,
+        `import { openShmPlatform } from '${shm}';
+         const platform = await openShmPlatform({ folder: '${own}', domain: 0 });
+         platform.grant(1, 1);
+         platform.offerChannel(1);
+         await platform.store.watch('/', () => {});
+         await platform.close();`,
+      );
+      const code = await new Promise((resolve) => fork(script).on('exit', resolve));
+      assert.equal(code, 0);
+      assert.deepEqual(readdirSync(own), []);
+      rmSync(script);
+      rmSync(own, { recursive: true });
+    });
   });
 });

@@ -6,6 +6,12 @@ import { strict as assert } from 'node:assert';
 import { existsSync } from 'node:fs';
 import { UserError } from '../../../src/core/errors.ts';
 import { openXenPlatform, type XenPlatform } from '../../../src/xenring/platform/xen.ts';
+import {
+  connectStore,
+  connectStoreDevice,
+  type XenstoreClient,
+} from '../../../src/xenring/xenstore.ts';
+import { storeContract } from '../xenstore-contract.ts';
 import { platformContract } from './contract.ts';
 import { Remote } from './remote.ts';
 
@@ -22,7 +28,7 @@ describe('without Xen', () => {
   });
 });
 
-(isXen ? describe : describe.skip)('Xen', function () {
+function onXen(this: Mocha.Suite): void {
   this.timeout(120_000);
   let here: XenPlatform;
   let there: Remote;
@@ -38,4 +44,30 @@ describe('without Xen', () => {
   });
 
   platformContract(() => ({ here, there }));
-});
+
+  for (const [name, connect] of [
+    ['through the socket', connectStore],
+    ['through the kernel', connectStoreDevice],
+  ] as const) {
+    describe(`the store, ${name}`, () => {
+      let store: XenstoreClient;
+      let other: XenstoreClient;
+      before(async () => {
+        store = await connect();
+        other = await connect();
+      });
+      after(() => {
+        store?.close();
+        other?.close();
+      });
+
+      storeContract(() => ({ store, other }));
+
+      it('knows this domain', async () => {
+        assert.equal(await store.read('domid'), `${here.domain}`);
+      });
+    });
+  }
+}
+
+if (isXen) describe('Xen', onXen);
