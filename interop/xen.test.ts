@@ -46,7 +46,7 @@ describe('A Xen guest with the kernel’s own front end', function () {
     });
     domain = await createDomain(dom0, { name: 'guest', configuration: vusbConfiguration() });
     await domain.guest.succeed(
-      'modprobe -a xen-hcd usb-storage sd_mod ext4 usbhid hid-generic evdev',
+      'modprobe -a xen-hcd usb-storage sd_mod crc32c_generic ext4 usbhid hid-generic evdev',
     );
   });
 

@@ -5,10 +5,11 @@
 import { strict as assert } from 'node:assert';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { checkoutFolder } from '../interop/lab/paths.ts';
 import { TRANSITIONS, type Transition } from '../src/stall/endpoint-queue.ts';
 import { RETRY_TRANSITIONS } from '../src/stall/retry-queue.ts';
 
-const FILE = join(import.meta.dirname, '..', 'docs', 'stall-protocol.md');
+const FILE = join(checkoutFolder(), 'docs', 'stall-protocol.md');
 
 function diagram<P extends string>(table: readonly Transition<P>[]): string {
   const lines = table.map(({ from, to, when }) => `    ${from} --> ${to}: ${when}`);

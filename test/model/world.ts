@@ -443,6 +443,8 @@ export class Model {
       return;
     }
     if (reply === 'lost') throw new Error('no reply');
+    // The fault has replies in a phase that knows none, and the table no way out of it.
+    if (path.front.phase === 'retrying' && path.front.sent.length > 0) path.front.phase = 'running';
     retry.replied(path.front, urb, reply, this.#retryActions);
     if (this.scope.fault === 'no waiting for all') this.#retrySome(path.front);
     this.#carryOutFront(world, e, reply);
