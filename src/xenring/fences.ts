@@ -11,7 +11,8 @@
  * One thing a stock front end cannot say: when its ring is full, unlinks stay in a list that it
  * never looks at again (pending_unlink_list in xen-hcd.c). If the ring may have been full while
  * handlers ran, held URBs that are short-not-ok are answered with no octets: who unlinked them does
- * not see it, and to anyone else it is what it says, a short read behind another.
+ * not see it, and to anyone else it is what it says, a short read behind another. Not on endpoint
+ * 0, where drivers let other requests go on and expect them in order (usbtest case 10).
  */
 import type { DeviceSession } from '../core/session.ts';
 import { EXACT_RECOVERY, type Recovery } from '../stall/fence.ts';
@@ -67,5 +68,7 @@ export class Fences {
 }
 
 function failUnsendable(session: DeviceSession, handled: (mark: number) => boolean): void {
-  for (const urb of session.heldUrbs(handled)) if (urb.shortNotOk) session.unlink(urb.id);
+  for (const urb of session.heldUrbs(handled)) {
+    if (urb.shortNotOk && urb.endpoint.type !== 'control') session.unlink(urb.id);
+  }
 }
