@@ -6,6 +6,7 @@ import { strict as assert } from 'node:assert';
 import { blockDevice } from './lab/block-device.ts';
 import { type GuestGateway, startGatewayInGuest } from './lab/gateway.ts';
 import type { Guest } from './lab/guest.ts';
+import { compiled, labSource } from './lab/kernel.ts';
 import { checkoutFolder } from './lab/paths.ts';
 import { faults, SHORT_CASE, UNLINK_CASES } from './lab/stall-cases.ts';
 import { formatProbe, runProbe } from './lab/stall-probe.ts';
@@ -13,6 +14,7 @@ import { loadUsbtest, runUsbtest } from './lab/testusb.ts';
 import { bulkCases } from './lab/usbtest-gadgets.ts';
 import { bootXen } from './lab/xen.ts';
 import { createDomain, type Domain } from './lab/xen-domain.ts';
+import { xenUsage } from './lab/xen-usage.ts';
 import { vusbConfiguration } from './lab/xen-usb.ts';
 import { plugged, plugIn, unplug } from './lab/xen-usb-ports.ts';
 
@@ -20,8 +22,17 @@ const EXPORTS = [
   'virtual:disk,size=64MiB',
   'virtual:source-sink,short=1000,stamp',
   'virtual:source-sink',
-  'virtual:keyboard',
+  'virtual:keyboard,text=hello ring\\e,wait=5000,delay=30',
 ];
+/** As the kernel's input-event-codes.h has them: type EV_KEY, value 1 for down; and escape. */
+const KEY_DOWN = /^1 (\d+) 1$/gm;
+const ESCAPE_UP = /^1 1 0$/m;
+/** h e l l o, space, r i n g, escape. */
+const TYPED = '35 18 38 38 24 57 19 23 49 34 1';
+/** In alternate setting 1. */
+const ISOCHRONOUS_CASES = [15, 16, 22, 23].map((number) => ({ number }));
+const READ_DISK =
+  'while echo 1 > /proc/sys/vm/drop_caches && cat /dev/DISK > /dev/null; do :; done';
 const HOT_PLUGS = 50;
 const PROBE_ROUNDS = 1000;
 
@@ -32,7 +43,10 @@ describe('A Xen guest with the kernel’s own front end', function () {
   let dom0: Guest;
   let domain: Domain;
   let gateway: GuestGateway;
+  let keyReader: string;
 
+  const start = () =>
+    startGatewayInGuest(dom0, { exports: EXPORTS, arguments: ['--xen', '--control', 'none'] });
   const urbgate = (line: string) =>
     dom0.succeed(`'${process.execPath}' '${checkoutFolder()}/dist/src/cli/main.js' xen ${line}`, {
       timeoutSeconds: 60,
@@ -40,11 +54,13 @@ describe('A Xen guest with the kernel’s own front end', function () {
 
   before(async () => {
     dom0 = await bootXen({ name: 'xen' });
-    gateway = await startGatewayInGuest(dom0, {
-      exports: EXPORTS,
-      arguments: ['--xen', '--control', 'none'],
+    gateway = await start();
+    keyReader = await compiled(labSource('input-events.c'), ['-static']);
+    domain = await createDomain(dom0, {
+      name: 'guest',
+      configuration: vusbConfiguration(),
+      programs: [keyReader],
     });
-    domain = await createDomain(dom0, { name: 'guest', configuration: vusbConfiguration() });
     await domain.guest.succeed(
       'modprobe -a xen-hcd usb-storage sd_mod crc32c_generic ext4 usbhid hid-generic evdev',
     );
@@ -114,11 +130,73 @@ describe('A Xen guest with the kernel’s own front end', function () {
     assert(UNLINK_CASES.every((wanted) => results.some((one) => one.case.number === wanted)));
   });
 
+  it('usbtest, isochronous', async () => {
+    await loadUsbtest(domain.guest, { alternateSetting: 1 });
+    const { node } = await plugIn(domain, 1, '1-3');
+    const results = await runUsbtest(domain.guest, node, ISOCHRONOUS_CASES);
+    await unplug(domain, 1);
+    await domain.guest.succeed('rmmod usbtest');
+    assert.deepEqual(
+      results.map(({ case: { number }, outcome, reason }) => [number, outcome, reason]),
+      ISOCHRONOUS_CASES.map(({ number }) => [number, 'pass', undefined]),
+    );
+  });
+
+  it('has a keyboard', async () => {
+    const events = domain.guest.start(`exec ${keyReader} 'urbgate Keyboard'`);
+    events.end();
+    await plugIn(domain, 1, '1-4');
+    await events.printed(ESCAPE_UP, 60);
+    await unplug(domain, 1);
+    const { stdout } = await events.result(30);
+    assert.equal([...stdout.matchAll(KEY_DOWN)].map(([, key]) => key).join(' '), TYPED);
+  });
+
   it(`is plugged in and out ${HOT_PLUGS} times`, async () => {
     for (let n = 0; n < HOT_PLUGS; n++) {
       await plugIn(domain, 1 + (n % 4), `1-${3 + (n % 2)}`);
       await unplug(domain, 1 + (n % 4));
     }
+  });
+
+  it('keeps the rules of a platform: pages, events and store of a real hypervisor', async () => {
+    const mocha = 'node_modules/mocha/bin/mocha.js --no-config --timeout 120000';
+    const printed = await dom0.succeed(
+      `cd '${checkoutFolder()}' && '${process.execPath}' ${mocha} dist/test/xenring/platform/xen.test.js`,
+      { timeoutSeconds: 300 },
+    );
+    assert.match(printed, /\d\d passing/);
+  });
+
+  it('finds its disk again when the gateway was killed in the middle', async () => {
+    const { guest } = domain;
+    const disk = await blockDevice(guest, await plugIn(domain, 1, '1-1'));
+    const load = guest.start(READ_DISK.replace('DISK', disk));
+    load.end();
+    await new Promise((resolve) => setTimeout(resolve, 1000)); // it reads
+    gateway.process.signal('SIGKILL');
+    await gateway.process.result(20);
+    gateway = await start();
+    await load.result(60);
+    const again = await blockDevice(guest, await plugged(domain, 1, 30));
+    await guest.succeed(`cat /dev/${again} > /dev/null`, { timeoutSeconds: 120 });
+    await unplug(domain, 1);
+  });
+
+  it('nothing is left of another one that is destroyed in the middle', async () => {
+    const before = await xenUsage(dom0);
+    const configuration = vusbConfiguration();
+    const victim = await createDomain(dom0, { name: 'victim', configuration });
+    await victim.guest.succeed('modprobe -a xen-hcd usb-storage sd_mod');
+    const disk = await blockDevice(victim.guest, await plugIn(victim, 3, '1-1'));
+    const load = victim.guest.start(READ_DISK.replace('DISK', disk));
+    load.end();
+    await new Promise((resolve) => setTimeout(resolve, 1000)); // it reads
+    await victim.destroy();
+    await load.result(10).catch(() => {});
+    assert.deepEqual(await xenUsage(dom0), before);
+    await blockDevice(domain.guest, await plugIn(domain, 2, '1-1'));
+    await unplug(domain, 2);
   });
 
   it('the gateway stops in peace', async () => {

@@ -58,7 +58,11 @@ if (!count('build and types', build())) process.exit(finish());
 // Installs packages and fetches kernels first: their time counts for no test, and unit tests that
 // compare with a stock tool find it on a new machine too.
 const prepared = only === '--unit' || run(process.execPath, ['dist/interop/prepare.js']);
-if (only === undefined || only === '--unit') mocha('Unit tests', ['dist/test/**/*.test.js']);
+if (only === undefined || only === '--unit') {
+  const file = 'dist/environment.json'; // by prepare, now or earlier
+  const environment = existsSync(file) ? JSON.parse(readFileSync(file, 'utf8')) : {};
+  mocha('Unit tests', ['dist/test/**/*.test.js'], environment);
+}
 if (only === undefined || only === '--interop') {
   interop('Interop tests: stock kernels and tools in QEMU', 'dist/interop/**/*.test.js');
 }
