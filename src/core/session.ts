@@ -83,7 +83,10 @@ function controlRecovery(recovery: Recovery): Recovery {
 }
 
 /** URBs of one endpoint that the device takes at a time. */
-const FLIGHT_MAX: Readonly<Record<QueueModel, number>> = { serial: 1 };
+const FLIGHT_MAX: Readonly<Record<QueueModel, Readonly<Record<TransferType, number>>>> = {
+  serial: { control: 1, bulk: 1, interrupt: 1, isochronous: 1 },
+  'host-controller': { control: 1, bulk: 1, interrupt: 1, isochronous: 32 },
+};
 
 /** Which ends stop a queue: kernel-doc of usb_unlink_urb, "Unlinking and Endpoint Queues". */
 const STOPS_ON: Readonly<Record<TransferType, StopsOn>> = {
@@ -278,7 +281,7 @@ export class DeviceSession implements DeviceHost {
     const fresh: Slot = {
       endpoint,
       queue: endpointQueue(
-        FLIGHT_MAX[this.device.queueModel],
+        FLIGHT_MAX[this.device.queueModel][type],
         STOPS_ON[type],
         type === 'control' ? controlRecovery(this.#recovery) : this.#recovery,
       ),
