@@ -12,6 +12,7 @@ import { listCommand } from './list.ts';
 import { printable } from './log.ts';
 import { serveCommand } from './serve.ts';
 import { statusCommand } from './status.ts';
+import { udevRuleCommand } from './udev-rule.ts';
 import { unexportCommand } from './unexport.ts';
 
 const EXIT_BUG = 1;
@@ -20,6 +21,7 @@ const EXIT_USER = 2;
 const EXAMPLES = `
 Examples:
   urbgate serve --export virtual:disk,size=64MiB     a gateway with one disk
+  urbgate serve --export usb:0951:1666,wait          one with a device of this machine
   urbgate list -r 192.168.1.2                        what another machine exports
   urbgate export virtual:serial                      one more device
   urbgate status                                     who has which device
@@ -37,6 +39,7 @@ function urbgate(): Command {
     exportCommand(),
     unexportCommand(),
     statusCommand(),
+    udevRuleCommand(),
   ];
   for (const command of commands) program.addCommand(command);
   for (const command of [program, ...commands]) {

@@ -16,7 +16,7 @@ import { type ControlServer, serveControl } from './control-server.ts';
 import { DEMO_SPECS, demoLines } from './demo.ts';
 import { type ExportStatus, Gateway } from './gateway.ts';
 import { createLog, type Log } from './log.ts';
-import { exportLine, say } from './output.ts';
+import { exportLines, say } from './output.ts';
 import { specHelp } from './schemes.ts';
 
 /** USB/IP has no authentication, so nobody else's machine is let in unasked. */
@@ -57,6 +57,7 @@ export function serveCommand(): Command {
 const EXAMPLES = `Examples:
   urbgate serve --export virtual:disk,size=64MiB
   urbgate serve --listen 0.0.0.0 --listen [::1]:3241 --export virtual:disk,file=a.img,readonly
+  urbgate serve --export usb:0951:1666,wait
   urbgate serve --demo
 `;
 
@@ -80,8 +81,11 @@ async function serve(options: ServeOptions): Promise<void> {
     if (control !== null) controlServer = await serveControl(control, gateway, log);
     const exported = await exportAll(gateway, specs);
     const bound = await listenAll(gateway, addresses, log);
-    for (const each of exported) say(exportLine(each));
-    if (options.demo) for (const line of demoLines(exported, bound)) say(line);
+    for (const { text, devices } of exported) {
+      for (const line of exportLines(text, devices)) say(line);
+    }
+    const all = exported.flatMap(({ devices }) => devices);
+    if (options.demo) for (const line of demoLines(all, bound)) say(line);
   } catch (error) {
     await close();
     throw error;
@@ -99,11 +103,16 @@ function parseStallHold(text: string): number {
   );
 }
 
-async function exportAll(gateway: Gateway, specs: readonly ExportSpec[]): Promise<ExportStatus[]> {
+interface Exported {
+  readonly text: string;
+  readonly devices: readonly ExportStatus[];
+}
+
+async function exportAll(gateway: Gateway, specs: readonly ExportSpec[]): Promise<Exported[]> {
   const busIds = busIdsFor(specs);
-  const exported: ExportStatus[] = [];
+  const exported: Exported[] = [];
   for (const [index, { text }] of specs.entries()) {
-    exported.push(await gateway.export(text, process.cwd(), busIds[index]));
+    exported.push({ text, devices: await gateway.export(text, process.cwd(), busIds[index]) });
   }
   return exported;
 }
