@@ -6,6 +6,8 @@ import { strict as assert } from 'node:assert';
 import { startGatewayInGuest } from './lab/gateway.ts';
 import { bootGuest, type Guest } from './lab/guest.ts';
 import type { Gadget } from './lab/local-gadget.ts';
+import { faults, SHORT_CASE } from './lab/stall-cases.ts';
+import { formatProbe, runProbe, underLoad } from './lab/stall-probe.ts';
 import { formatUsbtest, loadUsbtest, runUsbtest, type UsbtestCase } from './lab/testusb.ts';
 import { type AttachedDevice, attach, detachAll, loadVhci } from './lab/usbip.ts';
 import {
@@ -15,8 +17,13 @@ import {
   sourceSinkGadget,
 } from './lab/usbtest-gadgets.ts';
 
+const PROBE_ROUNDS = 1000;
+const PROBE_ROUNDS_LOADED = 200;
+
 /** In emulation, with the gateway in the guest too. */
 const CASE_SECONDS = 120;
+
+const say = (text: string) => console.log(`      ${text}`);
 
 describe('devices of the machine, through usbfs', function () {
   this.timeout(900_000);
@@ -68,6 +75,27 @@ describe('devices of the machine, through usbfs', function () {
       const gadget = await sourceSinkGadget(guest, { pattern: `${pattern}` });
       await usbtest(gadget, bulkCases(pattern));
       await gadget.remove();
+    });
+  }
+
+  /** Every IN transfer of this gadget is one short packet more than it should be. */
+  const shortGadget = () => sourceSinkGadget(guest, { pattern: '2', bulk_buflen: '1000' });
+
+  for (const { load, rounds } of [
+    { load: false, rounds: PROBE_ROUNDS },
+    { load: true, rounds: PROBE_ROUNDS_LOADED },
+  ]) {
+    const how = load ? 'guest loaded' : 'guest idle';
+    it(`stall probe: short packet, ${rounds} rounds, ${how}`, async () => {
+      await guest.run('rmmod usbtest');
+      const gadget = await shortGadget();
+      const result = await throughGateway(gadget, ({ node }) => {
+        const measure = () => runProbe(guest, node, { rounds }, 60 + rounds);
+        return load ? underLoad(guest, measure) : measure();
+      });
+      await gadget.remove();
+      say(formatProbe(`gadget through usbfs, ${how}`, result));
+      assert.deepEqual(faults(SHORT_CASE, rounds, result), []);
     });
   }
 
