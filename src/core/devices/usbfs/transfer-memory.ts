@@ -39,14 +39,23 @@ class Arena {
 
   take(octets: number): Block | null {
     const index = sizeIndex(octets);
-    const kept = this.#free[index]?.pop();
-    if (kept !== undefined) return kept;
-    const size = BLOCK_OCTETS_MIN << index;
+    return this.#free[index]?.pop() ?? this.#map(BLOCK_OCTETS_MIN << index) ?? this.#larger(index);
+  }
+
+  #map(size: number): Block | null {
     if (!this.#makeRoom(size)) return null;
     const memory = this.#shared ? this.#file.mapShared(size) : this.#file.mapPlain(size);
     if (memory === null) return null;
     this.#octets += size;
     return { ...memory, shared: this.#shared };
+  }
+
+  #larger(index: number): Block | null {
+    for (const blocks of this.#free.slice(index)) {
+      const block = blocks?.pop();
+      if (block !== undefined) return block;
+    }
+    return null;
   }
 
   give(block: Block): void {
