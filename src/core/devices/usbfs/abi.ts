@@ -5,7 +5,7 @@
  * ioctl encoding have it (`ARCHITECTURES`); include/uapi/asm-generic/errno*.h.
  */
 
-import type { Speed, TransferType } from '../../device.ts';
+import type { TransferType } from '../../device.ts';
 import { layout, octets, u8, u16le, u32le } from '../../layout.ts';
 import type { UrbStatus } from '../../urb.ts';
 
@@ -80,7 +80,6 @@ export const IOCTL = {
   /** Inside `ioctl`: lets the kernel's drivers try an interface. */
   connect: code(0, 23, 0),
   disconnectClaim: code(READ, 27, 264),
-  getSpeed: code(0, 31, 0),
 } as const;
 
 /** USBDEVFS_DISCONNECT_CLAIM_EXCEPT_DRIVER: not if that driver has the interface. */
@@ -99,7 +98,6 @@ export const ERRNO = {
   ENODEV: 19,
   EINVAL: 22,
   EPIPE: 32,
-  ENODATA: 61,
   ETIME: 62,
   ECOMM: 70,
   EPROTO: 71,
@@ -135,17 +133,3 @@ const STATUS_BY_ERRNO = new Map<number, UrbStatus>([
 export function statusOf(errno: number): UrbStatus {
   return STATUS_BY_ERRNO.get(Math.abs(errno)) ?? 'protocol-error';
 }
-
-/**
- * USB_SPEED_* of linux/usb/ch9.h, by number. SuperSpeedPlus devices are shown as SuperSpeed, which
- * they can do, because the kernel's USB/IP client refuses anything faster before Linux 6.12.
- */
-export const SPEEDS: readonly (Speed | undefined)[] = [
-  undefined,
-  'low',
-  'full',
-  'high',
-  undefined, // wireless
-  'super',
-  'super',
-];

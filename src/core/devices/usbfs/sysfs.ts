@@ -28,7 +28,10 @@ export interface HostDevice {
   readonly label: string;
 }
 
-/** Mbit/s as sysfs has them. SuperSpeedPlus is shown as SuperSpeed: see `SPEEDS` in abi.ts. */
+/**
+ * Mbit/s as sysfs has them. SuperSpeedPlus devices are shown as SuperSpeed, which they can do,
+ * because the kernel's USB/IP client refuses anything faster before Linux 6.12.
+ */
 const SPEED_BY_TEXT: Readonly<Record<string, Speed>> = {
   '1.5': 'low',
   '12': 'full',

@@ -121,5 +121,5 @@ export class TransferMemory {
 const PLAIN_PIECE_OCTETS = 16384;
 
 function sizeIndex(octets: number): number {
-  return Math.max(0, 32 - Math.clz32((octets - 1) >>> 12));
+  return Math.max(0, 32 - Math.clz32((Math.max(1, octets) - 1) >>> 12));
 }

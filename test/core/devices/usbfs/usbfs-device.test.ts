@@ -204,6 +204,15 @@ describe('UsbfsDevice', () => {
       assert.equal(urb.dataIn.length, 10);
     });
 
+    it('no octets at all', async () => {
+      const { file, device, client, session } = await open();
+      session.submit(read(device, 1, 0));
+      session.submit(write(device, 2, Buffer.alloc(0)));
+      assert.equal(file.pending[0]?.octets, 0);
+      while (file.pending.length > 0) file.finish(file.pending[0]);
+      assert.deepEqual(client.take(), ['1 ok 0', '2 ok 0']);
+    });
+
     it('an unlink takes one back', async () => {
       const { file, device, client, session } = await open();
       session.submit(read(device, 1, 512));
