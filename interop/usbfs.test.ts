@@ -5,6 +5,7 @@
 import { strict as assert } from 'node:assert';
 import { startGatewayInGuest } from './lab/gateway.ts';
 import { bootGuest, type Guest } from './lab/guest.ts';
+import { compiled, labSource } from './lab/kernel.ts';
 import type { Gadget } from './lab/local-gadget.ts';
 import { faults, SHORT_CASE } from './lab/stall-cases.ts';
 import { formatProbe, runProbe, underLoad } from './lab/stall-probe.ts';
@@ -19,6 +20,7 @@ import {
 
 const PROBE_ROUNDS = 1000;
 const PROBE_ROUNDS_LOADED = 200;
+const HALT_ROUNDS = 200;
 
 /** In emulation, with the gateway in the guest too. */
 const CASE_SECONDS = 120;
@@ -98,6 +100,24 @@ describe('devices of the machine, through usbfs', function () {
       assert.deepEqual(faults(SHORT_CASE, rounds, result), []);
     });
   }
+
+  it(`halt probe: ${HALT_ROUNDS} rounds of 8 reads in flight at a halted endpoint`, async () => {
+    await guest.run('rmmod usbtest');
+    const program = await compiled(labSource('halt-probe.c'), ['-static']);
+    const gadget = await sourceSinkGadget(guest, { pattern: '2' });
+    const printed = await throughGateway(gadget, ({ node }) =>
+      guest.succeed(`${program} ${node} 81 8 ${HALT_ROUNDS}`, { timeoutSeconds: 300 }),
+    );
+    await gadget.remove();
+    say(printed.trim());
+    assert.deepEqual(JSON.parse(printed), {
+      rounds: HALT_ROUNDS,
+      stalls: HALT_ROUNDS,
+      violations: 0,
+      lost: 0,
+      ends: { 2: HALT_ROUNDS * 7 },
+    });
+  });
 
   it('usbtest: interrupt cases', async () => {
     await loadUsbtest(guest, { pattern: 0 });
