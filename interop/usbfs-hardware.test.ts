@@ -46,7 +46,10 @@ describe('hardware through usbfs', function () {
         ...['-device', 'usb-kbd,bus=uhci.0,serial=KBD'],
         ...['-chardev', `file,id=port,path=${join(monitor.folder, 'serial')}`],
         ...['-device', 'usb-serial,bus=xhci.0,chardev=port,always-plugged=on,serial=PORT'],
-        ...['-audiodev', `wav,id=audio,path=${join(monitor.folder, 'played.wav')}`],
+        ...[
+          '-audiodev',
+          `wav,id=audio,out.frequency=48000,path=${join(monitor.folder, 'played.wav')}`,
+        ],
         ...['-device', 'usb-audio,bus=xhci.0,id=SOUND,audiodev=audio,serial=SOUND'],
       ].filter((word) => word !== ''),
     });
@@ -195,7 +198,9 @@ describe('hardware through usbfs', function () {
     const whole = readFileSync(file);
     const data = whole.subarray(44);
     const heard = Buffer.from(frames.subarray(0, 1 << 16));
-    assert(data.indexOf(heard) >= 0, `${data.length} octets were heard, none as played`);
+    const from = data.findIndex((octet) => octet !== 0);
+    const shown = data.toString('hex', from, from + 64);
+    assert(data.indexOf(heard) >= 0, `${data.length} octets heard, from ${from}: ${shown}`);
   });
 
   it('unplugged under load, plugged in again: comes back under the same bus id', async () => {

@@ -3,7 +3,7 @@
  * each part with `*` for anything.
  */
 import { UserError } from '../../errors.ts';
-import type { HostDevice } from './sysfs.ts';
+import type { HostDevice, PluggedDevice } from './sysfs.ts';
 
 export type Selector =
   | { readonly type: 'bus-id'; readonly busId: string }
@@ -35,13 +35,16 @@ export function parseSelector(target: string): Selector {
   return { type: 'ids', vendorId, productId, serialNumber };
 }
 
-export function matches(selector: Selector, device: HostDevice): boolean {
+/** By all but the serial number. */
+export function mayMatch(selector: Selector, device: PluggedDevice): boolean {
   if (selector.type === 'bus-id') return fits(selector.busId, device.busId);
-  return (
-    fits(selector.vendorId, device.vendorId) &&
-    fits(selector.productId, device.productId) &&
-    (selector.serialNumber === undefined || fits(selector.serialNumber, device.serialNumber))
-  );
+  return fits(selector.vendorId, device.vendorId) && fits(selector.productId, device.productId);
+}
+
+export function matches(selector: Selector, device: HostDevice): boolean {
+  if (!mayMatch(selector, device)) return false;
+  if (selector.type === 'bus-id' || selector.serialNumber === undefined) return true;
+  return fits(selector.serialNumber, device.serialNumber);
 }
 
 function fits(pattern: string, text: string): boolean {

@@ -8,8 +8,13 @@
 import type { Clock } from '../../clock.ts';
 import { UserError } from '../../errors.ts';
 import { NotPermitted, openHostDevice } from './open.ts';
-import { exportBusId, matches, type Selector } from './selector.ts';
-import { type HostDevice, listHostDevices } from './sysfs.ts';
+import { exportBusId, matches, mayMatch, type Selector } from './selector.ts';
+import {
+  type HostDevice,
+  listPluggedDevices,
+  type PluggedDevice,
+  readHostDevice,
+} from './sysfs.ts';
 import type { UsbfsDevice } from './usbfs-device.ts';
 
 const LOOK_MILLISECONDS = 500;
@@ -55,7 +60,7 @@ export class HostDeviceSource {
     const { wait, spec } = this.#options;
     const { found, refusals } = await this.#look();
     if (found.length === 0 && !wait) {
-      const present = listHostDevices().filter(({ isHub }) => !isHub);
+      const present = listPluggedDevices().filter(({ isHub }) => !isHub);
       const names = present.map((one) => `${one.vendorId}:${one.productId} at ${one.busId}`);
       const nothing = `no device matches, there are ${names.join(', ') || 'none'}`;
       throw refusals[0] ?? new UserError(`Cannot export ${spec}: ${nothing}`);
@@ -85,7 +90,7 @@ export class HostDeviceSource {
 
   async #look(): Promise<{ found: Found[]; refusals: Error[] }> {
     const { selector } = this.#options;
-    const present = listHostDevices().filter((one) => matches(selector, one));
+    const present = listPluggedDevices().filter((one) => mayMatch(selector, one));
     const found: Found[] = [];
     const refusals: Error[] = [];
     const tries = new Map<string, number>();
@@ -96,7 +101,10 @@ export class HostDeviceSource {
       tries.set(appearance, tried);
       if (tried >= TRIES_MAX || isPassedOver(selector, one)) continue;
       try {
-        found.push({ device: await this.#open(one), busId: exportBusId(selector, one) });
+        const whole = await readHostDevice(one);
+        if (matches(selector, whole)) {
+          found.push({ device: await this.#open(whole), busId: exportBusId(selector, whole) });
+        }
         tries.set(appearance, TRIES_MAX);
       } catch (error) {
         const again = error instanceof NotPermitted ? tried + 1 : TRIES_MAX;
@@ -117,7 +125,7 @@ export class HostDeviceSource {
 }
 
 /** What a pattern matches by the way is no mistake of the user's. */
-function isPassedOver(selector: Selector, { isHub, isRemote }: HostDevice): boolean {
+function isPassedOver(selector: Selector, { isHub, isRemote }: PluggedDevice): boolean {
   const pattern = selector.type === 'ids' || selector.busId.includes('*');
   return pattern && (isHub || isRemote);
 }

@@ -1,14 +1,21 @@
 /**
  * The USB devices of this machine, as the kernel shows them under /sys/bus/usb/devices. Reading that
  * needs no rights and wakes no device.
+ *
+ * Some attributes are read under the device's lock, which the kernel holds while it waits for the
+ * device: seconds, if it is slow, and for ever if the device is one that this very process serves
+ * to a client on this machine. Those are read for devices that are asked for, and never
+ * synchronously (`readHostDevice`).
  */
 import { readdirSync, readFileSync, realpathSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Speed } from '../../device.ts';
 
 export const SYSFS_DEVICES = '/sys/bus/usb/devices';
 
-export interface HostDevice {
+/** What can be read at any time. */
+export interface PluggedDevice {
   /** The kernel's name for the place: 1-1.2. */
   readonly busId: string;
   /** Folder in sysfs. */
@@ -18,11 +25,14 @@ export interface HostDevice {
   /** Four hexadecimal digits. */
   readonly vendorId: string;
   readonly productId: string;
-  readonly serialNumber: string;
   readonly isHub: boolean;
   /** It is at the kernel's USB/IP client: somebody else's device. */
   readonly isRemote: boolean;
   readonly speed: Speed;
+}
+
+export interface HostDevice extends PluggedDevice {
+  readonly serialNumber: string;
   /** bConfigurationValue, 0 for none. */
   readonly configurationValue: number;
   readonly label: string;
@@ -44,43 +54,55 @@ const SPEED_BY_TEXT: Readonly<Record<string, Speed>> = {
 const HUB_CLASS = '09';
 
 /** Devices that are there now, root hubs left out. */
-export function listHostDevices(root: string = SYSFS_DEVICES): HostDevice[] {
+export function listPluggedDevices(root: string = SYSFS_DEVICES): PluggedDevice[] {
   const names = entriesOf(root).filter((name) => /^\d+-[\d.]+$/.test(name));
-  return names.flatMap((name) => readHostDevice(root, name) ?? []);
+  return names.flatMap((name) => readPluggedDevice(root, name) ?? []);
 }
 
 /** Null if it goes away just now. */
-function readHostDevice(root: string, busId: string): HostDevice | null {
+function readPluggedDevice(root: string, busId: string): PluggedDevice | null {
   const folder = join(root, busId);
   const [bus, device] = [readAttribute(folder, 'busnum'), readAttribute(folder, 'devnum')];
   const speed = SPEED_BY_TEXT[readAttribute(folder, 'speed')];
   if (bus === '' || device === '' || speed === undefined) return null;
-  const names = ['manufacturer', 'product'].map((name) => readAttribute(folder, name));
-  const vendorId = readAttribute(folder, 'idVendor');
-  const productId = readAttribute(folder, 'idProduct');
   return {
     busId,
     folder,
     busNumber: Number(bus),
     deviceNumber: Number(device),
-    vendorId,
-    productId,
-    serialNumber: readAttribute(folder, 'serial'),
+    vendorId: readAttribute(folder, 'idVendor'),
+    productId: readAttribute(folder, 'idProduct'),
     isHub: readAttribute(folder, 'bDeviceClass') === HUB_CLASS,
     isRemote: resolved(folder).includes('/vhci_hcd'),
     speed,
-    configurationValue: Number(readAttribute(folder, 'bConfigurationValue')) || 0,
-    label: names.filter((name) => name !== '').join(' ') || `${vendorId}:${productId}`,
+  };
+}
+
+/** Adds what the kernel may take its time to tell. */
+export async function readHostDevice(plugged: PluggedDevice): Promise<HostDevice> {
+  const read = (name: string) =>
+    readFile(join(plugged.folder, name), 'utf8').then(
+      (text) => text.trim(),
+      () => '',
+    );
+  const names = ['serial', 'bConfigurationValue', 'manufacturer', 'product'];
+  const [serialNumber = '', value, ...label] = await Promise.all(names.map(read));
+  return {
+    ...plugged,
+    serialNumber,
+    configurationValue: Number(value) || 0,
+    label:
+      label.filter((name) => name !== '').join(' ') || `${plugged.vendorId}:${plugged.productId}`,
   };
 }
 
 /** Its file of usbfs. */
-export function nodePathOf({ busNumber, deviceNumber }: HostDevice): string {
+export function nodePathOf({ busNumber, deviceNumber }: PluggedDevice): string {
   const digits = (number: number) => String(number).padStart(3, '0');
   return `/dev/bus/usb/${digits(busNumber)}/${digits(deviceNumber)}`;
 }
 
-/** What an attribute says, without white space at its ends; '' if there is none. */
+/** What an attribute without a lock says, without white space at its ends; '' if there is none. */
 export function readAttribute(folder: string, name: string): string {
   try {
     return readFileSync(join(folder, name), 'utf8').trim();

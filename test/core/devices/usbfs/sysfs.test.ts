@@ -3,7 +3,11 @@ import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { usesOf } from '../../../../src/core/devices/usbfs/in-use.ts';
-import { listHostDevices, nodePathOf } from '../../../../src/core/devices/usbfs/sysfs.ts';
+import {
+  listPluggedDevices,
+  nodePathOf,
+  readHostDevice,
+} from '../../../../src/core/devices/usbfs/sysfs.ts';
 
 const KEYBOARD = '10000 7 ff9f207ac14057ff febeffdfffefffff fffffffffffffffe';
 const BUTTON = '10000000000000 0';
@@ -33,7 +37,7 @@ describe('devices of this machine, by sysfs', () => {
     put(Object.fromEntries(files));
   }
 
-  it('lists devices, not interfaces and root hubs', () => {
+  it('lists devices, not interfaces and root hubs', async () => {
     plug('1-1', { manufacturer: 'Maker', product: 'Stick', serial: 'S1' });
     plug('1-1.4', { bDeviceClass: '09', speed: '12' });
     plug('2-1', { speed: '10000', bConfigurationValue: '' });
@@ -45,7 +49,7 @@ describe('devices of this machine, by sysfs', () => {
     put({ [`${remote.slice(root.length + 1)}/devnum`]: '3' });
     put({ [`${remote.slice(root.length + 1)}/speed`]: '480' });
     symlinkSync(remote, join(root, 'usb/5-1'));
-    const found = listHostDevices(join(root, 'usb'));
+    const found = await Promise.all(listPluggedDevices(join(root, 'usb')).map(readHostDevice));
     assert.deepEqual(
       found.map(({ busId, isHub, isRemote, speed, configurationValue, label }) =>
         [busId, isHub, isRemote, speed, configurationValue, label].join(' '),
@@ -60,7 +64,7 @@ describe('devices of this machine, by sysfs', () => {
     assert.equal(nodePathOf(found[0] as never), '/dev/bus/usb/001/012');
   });
 
-  it('no folder, no devices', () => assert.deepEqual(listHostDevices(join(root, 'none')), []));
+  it('no folder, no devices', () => assert.deepEqual(listPluggedDevices(join(root, 'none')), []));
 
   describe('in use', () => {
     const roots = () => ({ proc: join(root, 'proc'), inputs: join(root, 'input') });
