@@ -28,6 +28,8 @@ export interface UsbfsFile {
   unmap(memory: Memory): void;
   /** Calls back whenever there may be something to reap, or the device has gone. */
   watch(ready: () => void): void;
+  /** Calls back no more. */
+  unwatch(): void;
   close(): void;
 }
 
@@ -107,9 +109,13 @@ class KernelFile implements UsbfsFile {
     this.#poll = koffi.node.poll(this.#fd, { writable: true }, ready);
   }
 
-  close(): void {
+  unwatch(): void {
     this.#poll?.close();
     this.#poll = null;
+  }
+
+  close(): void {
+    this.unwatch();
     closeSync(this.#fd);
   }
 }

@@ -3,7 +3,7 @@ import { UserError } from '../../errors.ts';
 import { ARCHITECTURES, ERRNO } from './abi.ts';
 import { usesOf } from './in-use.ts';
 import { isUsbfsSupported, openUsbfsFile, type UsbfsFile } from './kernel.ts';
-import { type HostDevice, nodePathOf } from './sysfs.ts';
+import { type HostDevice, hasDriver, nodePathOf } from './sysfs.ts';
 import { ClaimError, UsbfsDevice } from './usbfs-device.ts';
 
 export interface OpenHostOptions {
@@ -35,7 +35,9 @@ export async function openHostDevice(
   const uses = options.force ? [] : usesOf(device.folder);
   if (uses.length > 0) throw refuse(`${uses.join(', ')}; end that, or add the option force`);
   try {
-    return await UsbfsDevice.take(openFile(device), { ...device, onGone: options.onGone });
+    // Without a driver it may have been left in the middle of something, by a gateway that was killed.
+    const isStray = !hasDriver(device);
+    return await UsbfsDevice.take(openFile(device), { ...device, isStray, onGone: options.onGone });
   } catch (error) {
     if (!(error instanceof ClaimError)) throw error;
     if (error.errno === ERRNO.EBUSY) {

@@ -96,6 +96,12 @@ export async function readHostDevice(plugged: PluggedDevice): Promise<HostDevice
   };
 }
 
+/** Whether a driver of the kernel's, or a program, has an interface of it. */
+export function hasDriver({ folder, busId }: PluggedDevice): boolean {
+  const interfaces = entriesOf(folder).filter((name) => name.startsWith(`${busId}:`));
+  return interfaces.some((name) => entriesOf(join(folder, name, 'driver')).length > 0);
+}
+
 /** Its file of usbfs. */
 export function nodePathOf({ busNumber, deviceNumber }: PluggedDevice): string {
   const digits = (number: number) => String(number).padStart(3, '0');

@@ -12,6 +12,10 @@
  * Requests that change what the host knows of the device (configuration, settings, toggles) are said
  * to the kernel, which says them to the device; they never go out twice. An endpoint that stalls
  * stays halted until the client clears it.
+ *
+ * Such a request may take seconds, and the kernel locks the device for so long: any other call would
+ * wait for it, and all of the gateway with it. So it has a thread of its own, and other calls are put
+ * off until it is done.
  */
 import { assert } from '../../assert.ts';
 import { controlEffect } from '../../control-effect.ts';
@@ -29,6 +33,8 @@ export interface UsbfsDeviceOptions {
   /** bConfigurationValue of the active configuration, 0 for none. */
   readonly configurationValue: number;
   readonly label: string;
+  /** Nobody knows what state it is in: begin with a reset. */
+  readonly isStray: boolean;
   /** The device has been unplugged; every URB is back. Called once. */
   readonly onGone: () => void;
 }
@@ -58,6 +64,10 @@ export class UsbfsDevice implements UsbDevice {
   readonly #transfers: Transfers;
   readonly #interfaces: Interfaces;
   #host: DeviceHost | null = null;
+  /** The kernel has locked the device; what came meanwhile. */
+  #locked = false;
+  readonly #submitLater: Urb[] = [];
+  readonly #unlinkLater: Urb[] = [];
   #gone = false;
   #disposed = false;
 
@@ -68,12 +78,13 @@ export class UsbfsDevice implements UsbDevice {
    */
   static async take(file: UsbfsFile, options: UsbfsDeviceOptions): Promise<UsbfsDevice> {
     const device = new UsbfsDevice(file, options);
-    const answer = await device.#interfaces.claim();
+    const claimed = await device.#interfaces.claim();
+    const answer = claimed >= 0 && options.isStray ? await device.#interfaces.reset() : claimed;
     if (answer < 0) {
       device.#closeFile();
       throw new ClaimError(-answer);
     }
-    file.watch(() => device.#reap());
+    device.#watch();
     return device;
   }
 
@@ -117,25 +128,32 @@ export class UsbfsDevice implements UsbDevice {
 
   submit(urb: Urb): void {
     if (this.#gone) this.#answer(urb, 'shutdown');
+    else if (this.#locked) this.#submitLater.push(urb);
     else if (urb.setup === null || !this.#intercept(urb)) this.#transfers.submit(urb);
   }
 
   unlink(urb: Urb): void {
-    this.#transfers.unlink(urb);
+    const place = this.#submitLater.indexOf(urb);
+    if (place >= 0) {
+      this.#submitLater.splice(place, 1);
+      this.#answer(urb, 'unlinked');
+    } else if (this.#locked) this.#unlinkLater.push(urb);
+    else this.#transfers.unlink(urb);
   }
 
   reset(): void {
-    void this.#interfaces.reset();
+    void this.#whileLocked(() => this.#interfaces.reset());
   }
 
   /** As the kernel's own server does: the next client finds a device after a reset. */
   async close(): Promise<void> {
     this.#host = null;
-    if (!this.#gone) await this.#interfaces.reset();
+    if (!this.#gone) await this.#whileLocked(() => this.#interfaces.reset());
   }
 
   async dispose(): Promise<void> {
     if (this.#disposed) return;
+    this.#file.unwatch();
     if (!this.#gone) await this.#interfaces.giveBack();
     this.#closeFile();
   }
@@ -159,10 +177,25 @@ export class UsbfsDevice implements UsbDevice {
     if (effect.type === 'none') return false;
     // An endpoint that no setting has is the device's to refuse; so is endpoint 0.
     if (effect.type === 'clear-halt' && !this.#configuration.knows(effect.address)) return false;
-    this.#interfaces.apply(effect).then((answer) => {
+    this.#whileLocked(() => this.#interfaces.apply(effect)).then((answer) => {
       this.#answer(urb, answer < 0 ? refusalOf(-answer) : 'ok');
     });
     return true;
+  }
+
+  async #whileLocked(call: () => Promise<number>): Promise<number> {
+    this.#locked = true;
+    this.#file.unwatch();
+    const answer = await call();
+    this.#locked = false;
+    for (const one of this.#unlinkLater.splice(0)) this.#transfers.unlink(one);
+    for (const one of this.#submitLater.splice(0)) this.submit(one);
+    this.#watch();
+    return answer;
+  }
+
+  #watch(): void {
+    this.#file.watch(() => this.#reap());
   }
 
   #answer(urb: Urb, status: UrbStatus): void {

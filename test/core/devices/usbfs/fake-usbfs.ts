@@ -69,6 +69,9 @@ export class FakeUsbfs implements UsbfsFile {
   /** -errno of the next submission. */
   refuseNext = 0;
   closed = false;
+  /** What slow calls wait for; the device is locked meanwhile. */
+  gate: Promise<void> = Promise.resolve();
+  #locked = false;
   #gone = false;
   #nextAddress = 0x7f00_1000_0000;
   readonly #completed: Pending[] = [];
@@ -77,6 +80,7 @@ export class FakeUsbfs implements UsbfsFile {
 
   ioctl(request: number, argument: number): number {
     assert(!this.closed, 'ioctl after close');
+    assert(!this.#locked, 'an ioctl would wait for the device');
     if (request === IOCTL.reapUrbNoDelay) return this.#reap(argument);
     if (this.#gone) return -ERRNO.ENODEV;
     if (request === IOCTL.submitUrb) return this.#submit(argument);
@@ -99,7 +103,9 @@ export class FakeUsbfs implements UsbfsFile {
           ? name
           : `${name} ${first}${name === 'setInterface' ? ` ${second}` : ''}`;
     this.calls.push(call);
-    await Promise.resolve();
+    this.#locked = true;
+    await this.gate;
+    this.#locked = false;
     if (this.#gone) return -ERRNO.ENODEV;
     return this.answers.get(call) ?? 0;
   }
@@ -124,6 +130,10 @@ export class FakeUsbfs implements UsbfsFile {
 
   watch(ready: () => void): void {
     this.#ready = ready;
+  }
+
+  unwatch(): void {
+    this.#ready = () => {};
   }
 
   close(): void {

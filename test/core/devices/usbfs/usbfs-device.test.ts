@@ -25,6 +25,7 @@ async function open(file = new FakeUsbfs()): Promise<Bench> {
     speed: 'high',
     configurationValue: 1,
     label: 'fake',
+    isStray: false,
     onGone: () => gone.count++,
   });
   const client = new NotingClient();
@@ -78,6 +79,7 @@ describe('UsbfsDevice', () => {
         speed: 'high',
         configurationValue: 1,
         label: '',
+        isStray: false,
         onGone: () => assert.fail(),
       });
       assert.deepEqual(file.takeCalls(), ['disconnectClaim 0', 'disconnectClaim 1']);
@@ -92,6 +94,17 @@ describe('UsbfsDevice', () => {
       assert.equal(file.closed, true);
     });
 
+    it('resets what was left behind without a driver', async () => {
+      const file = new FakeUsbfs();
+      const options = { speed: 'high', configurationValue: 1, label: '', isStray: true } as const;
+      await UsbfsDevice.take(file, { ...options, onGone: () => assert.fail() });
+      assert.deepEqual(file.takeCalls().slice(2, -2), [
+        'releaseInterface 0',
+        'releaseInterface 1',
+        'reset',
+      ]);
+    });
+
     it('a claim that fails leaves nothing behind', async () => {
       const file = new FakeUsbfs();
       file.answers.set('disconnectClaim 1', -ERRNO.EBUSY);
@@ -99,6 +112,7 @@ describe('UsbfsDevice', () => {
         speed: 'high',
         configurationValue: 1,
         label: '',
+        isStray: false,
         onGone: () => {},
       });
       await assert.rejects(taking, (error) => error instanceof ClaimError && error.errno === 16);
@@ -408,6 +422,32 @@ describe('UsbfsDevice', () => {
         assert.equal(file.submissions.length, 0);
       });
     }
+
+    it('while the kernel has the device locked, nothing waits for it', async () => {
+      const { file, device, client, session } = await open();
+      session.submit(write(device, 1, Buffer.alloc(4)));
+      session.submit(read(device, 9, 512));
+      let unlock = () => {};
+      file.gate = new Promise((resolve) => {
+        unlock = resolve;
+      });
+      session.submit(control(device, 2, [0x02, 1, 0, 0x81, 0]));
+      session.submit(read(device, 3, 512));
+      session.submit(read(device, 4, 512));
+      session.unlink(4); // never seen by the kernel
+      file.finish(file.pending[0], { octets: 4 });
+      session.unlink(1);
+      await settle();
+      assert.deepEqual(client.take(), ['4 unlinked 0']);
+      unlock();
+      await settle();
+      file.wake();
+      assert.deepEqual(client.take(), ['2 ok 0', '1 ok 4']);
+      assert.deepEqual(
+        file.pending.map(({ endpoint }) => endpoint),
+        [0x81, 0x81],
+      );
+    });
 
     it('what the kernel refuses is a stall', async () => {
       const { file, device, client, session } = await open();
