@@ -5,7 +5,7 @@
  */
 import { strict as assert } from 'node:assert';
 import { type AddressInfo, connect, createServer, type Server } from 'node:net';
-import { openDevice } from '../src/cli/schemes.ts';
+import { openSource } from '../src/cli/schemes.ts';
 import { parseExportSpec } from '../src/core/export-spec.ts';
 import { DEFAULT_LIMITS } from '../src/core/limits.ts';
 import { Registry } from '../src/core/registry.ts';
@@ -51,7 +51,15 @@ async function recorder(port: number): Promise<{ server: Server; port: number; s
 async function replay(sent: readonly Buffer[], capabilities: number): Promise<Buffer> {
   const registry = new Registry();
   const spec = parseExportSpec(SPEC);
-  registry.add(await openDevice(spec, { folder: '.', onFault: assert.ifError }), SPEC);
+  const never = () => assert.fail();
+  const source = await openSource(spec, {
+    folder: '.',
+    onFault: assert.ifError,
+    onAdded: never,
+    onGone: never,
+    onRefused: never,
+  });
+  for (const { device } of source.devices) registry.add(device, SPEC);
   const clock = new FakeClock();
   const replies: Uint8Array[] = [];
   const connection = new Connection({

@@ -12,7 +12,7 @@ import type { ExportStatus, GatewayStatus } from './gateway.ts';
 /** The part of `Gateway` that can be commanded. */
 export interface Controlled {
   status(): GatewayStatus;
-  export(spec: string, folder: string): Promise<ExportStatus>;
+  export(spec: string, folder: string): Promise<ExportStatus[]>;
   unexport(busId: string): Promise<void>;
 }
 
@@ -22,7 +22,8 @@ export interface Commands {
   export: {
     /** `folder` is what relative paths in the spec are relative to. */
     request: { command: 'export'; spec: string; folder: string };
-    result: ExportStatus;
+    /** None yet, if the spec waits for devices. */
+    result: ExportStatus[];
   };
   unexport: { request: { command: 'unexport'; busId: string }; result: null };
 }

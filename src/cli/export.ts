@@ -3,7 +3,7 @@ import { Command } from 'commander';
 import { parseExportSpec } from '../core/export-spec.ts';
 import { askGateway } from './control-client.ts';
 import { controlOption } from './control-path.ts';
-import { exportLine, say } from './output.ts';
+import { exportLines, say } from './output.ts';
 import { specHelp } from './schemes.ts';
 
 export function exportCommand(): Command {
@@ -14,9 +14,8 @@ export function exportCommand(): Command {
     .addHelpText('after', () => `\n${EXAMPLES}\n${specHelp()}`)
     .action(async (spec: string, { control }: { control?: string }) => {
       parseExportSpec(spec);
-      say(
-        exportLine(await askGateway(control, { command: 'export', spec, folder: process.cwd() })),
-      );
+      const request = { command: 'export', spec, folder: process.cwd() } as const;
+      for (const line of exportLines(spec, await askGateway(control, request))) say(line);
     });
 }
 

@@ -10,7 +10,7 @@ import { formatAddress, type ListenAddress, UsbipServer } from '../usbip/server.
 import { Backends } from '../xenring/backends.ts';
 import type { Platform } from '../xenring/platform.ts';
 import type { Log } from './log.ts';
-import { openDevice } from './schemes.ts';
+import { type Opened, openSource, type Source } from './schemes.ts';
 
 /** What has passed through an export, over all its clients. */
 export interface UrbCounts {
@@ -49,6 +49,7 @@ export class Gateway {
   readonly #log: Log;
   readonly #listening: string[] = [];
   readonly #rings: { readonly platform: Platform; readonly backends: Backends }[] = [];
+  readonly #sources = new Set<Source>();
   /** Sums over the sessions that have ended. */
   readonly #pasts = new WeakMap<Export, UrbCounts>();
   /** Kept from claim to release: the export has forgotten its holder when it says 'released'. */
@@ -89,23 +90,37 @@ export class Gateway {
   }
 
   /**
-   * Exports what a SPEC asks for.
+   * Exports what a SPEC asks for: none yet, if it waits for devices.
    *
    * @param folder what relative paths in it are relative to.
-   * @param busIdDefault for a spec that names none; the next free one if absent.
+   * @param busIdDefault for a device that neither the spec nor its scheme has one for; the next free
+   * one if absent.
    * @throws {UserError} if that is impossible; nothing has changed then.
    */
-  async export(text: string, folder: string, busIdDefault?: string): Promise<ExportStatus> {
+  async export(text: string, folder: string, busIdDefault?: string): Promise<ExportStatus[]> {
     const spec = parseExportSpec(text);
-    const busId = spec.busId ?? busIdDefault;
-    if (busId !== undefined) this.#registry.checkBusId(busId, text);
-    const device = await openDevice(spec, {
+    if (spec.busId !== undefined) this.#registry.checkBusId(spec.busId, text);
+    const source = await openSource(spec, {
       folder,
       onFault: (error) => this.#log.error({ err: error }, `Device ${text} failed`),
+      onAdded: (one) => this.#came(one, text, spec.busId),
+      onGone: (device) => this.#gone(device),
+      onRefused: (reason) => this.#log.warn(reason),
     });
-    const added = await this.#add(device, text, busId);
-    this.#log.debug(`exported ${added.busId}: ${text}`);
-    return this.#statusOf(added);
+    const added: Export[] = [];
+    try {
+      for (const one of source.devices) {
+        added.push(this.#add(one, text, spec.busId, busIdDefault));
+      }
+    } catch (error) {
+      source.stop();
+      for (const { busId } of added) await this.#registry.remove(busId);
+      for (const { device } of source.devices.slice(added.length)) await device.dispose();
+      throw error;
+    }
+    this.#sources.add(source);
+    for (const { busId } of added) this.#log.debug(`exported ${busId}: ${text}`);
+    return added.map((one) => this.#statusOf(one));
   }
 
   /**
@@ -128,6 +143,7 @@ export class Gateway {
 
   /** Says goodbye to every client, then lets go of every device. */
   async close(): Promise<void> {
+    for (const source of this.#sources) source.stop();
     await this.#server.close();
     for (const { platform, backends } of this.#rings.splice(0)) {
       await backends.stop();
@@ -136,13 +152,34 @@ export class Gateway {
     for (const { busId } of this.#registry.list()) await this.#registry.remove(busId);
   }
 
-  async #add(device: UsbDevice, text: string, busId: string | undefined): Promise<Export> {
-    try {
-      return this.#registry.add(device, text, busId);
-    } catch (error) {
-      await device.dispose();
-      throw error;
+  #add(one: Opened, text: string, named?: string, busIdDefault?: string): Export {
+    // Of several devices that one spec names, the first has the id, the others follow.
+    const wanted = named ?? one.busId;
+    if (wanted !== undefined) {
+      return this.#registry.add(one.device, text, this.#registry.freeBusIdBelow(wanted));
     }
+    const taken = busIdDefault !== undefined && this.#registry.get(busIdDefault) !== undefined;
+    return this.#registry.add(one.device, text, taken ? undefined : busIdDefault);
+  }
+
+  /** A device that a spec waits for was plugged in. */
+  async #came(one: Opened, text: string, named: string | undefined): Promise<void> {
+    try {
+      const { busId } = this.#add(one, text, named);
+      this.#log.info(`exporting ${busId} ${text} (${one.device.info.label})`);
+    } catch (error) {
+      this.#log.warn(error instanceof Error ? error.message : String(error));
+      await one.device.dispose();
+    }
+  }
+
+  #gone(device: UsbDevice): void {
+    const gone = this.#registry.list().find((one) => one.device === device);
+    if (gone === undefined) return;
+    this.#log.info(`${gone.busId} was unplugged (${device.info.label})`);
+    this.#registry.remove(gone.busId).catch((error) => {
+      this.#log.error({ err: error }, `Cannot remove ${gone.busId}`);
+    });
   }
 
   #claimed(one: Export): void {

@@ -12,6 +12,7 @@ import { listCommand } from './list.ts';
 import { printable } from './log.ts';
 import { serveCommand } from './serve.ts';
 import { statusCommand } from './status.ts';
+import { udevRuleCommand } from './udev-rule.ts';
 import { unexportCommand } from './unexport.ts';
 import { xenCommand } from './xen.ts';
 
@@ -21,6 +22,7 @@ const EXIT_USER = 2;
 const EXAMPLES = `
 Examples:
   urbgate serve --export virtual:disk,size=64MiB     a gateway with one disk
+  urbgate serve --export usb:0951:1666,wait          one with a device of this machine
   urbgate list -r 192.168.1.2                        what another machine exports
   urbgate export virtual:serial                      one more device
   urbgate status                                     who has which device
@@ -40,6 +42,7 @@ function urbgate(): Command {
     unexportCommand(),
     statusCommand(),
     xenCommand(),
+    udevRuleCommand(),
   ];
   for (const command of commands) program.addCommand(command);
   for (const command of [program, ...commands, ...commands.flatMap((one) => one.commands)]) {

@@ -7,6 +7,8 @@ export function say(line: string): void {
   process.stdout.write(`${printable(line)}\n`);
 }
 
-export function exportLine({ busId, spec, label }: ExportStatus): string {
-  return `Exporting ${busId} ${spec} (${label})`;
+/** What a spec led to. */
+export function exportLines(text: string, exported: readonly ExportStatus[]): string[] {
+  if (exported.length === 0) return [`Waiting for ${text}`];
+  return exported.map(({ busId, spec, label }) => `Exporting ${busId} ${spec} (${label})`);
 }

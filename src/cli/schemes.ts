@@ -4,8 +4,11 @@
  * A scheme may take its time (hardware, another server), so `open` is asynchronous. What it throws
  * as `UserError` reaches the user as it is.
  */
+import { systemClock } from '../core/clock.ts';
 import type { UsbDevice } from '../core/device.ts';
-import type { VirtualKind } from '../core/devices/virtual/kind.ts';
+import { parseSelector } from '../core/devices/usbfs/selector.ts';
+import { HostDeviceSource } from '../core/devices/usbfs/source.ts';
+import type { OptionSpec, VirtualKind } from '../core/devices/virtual/kind.ts';
 import { VIRTUAL_KINDS } from '../core/devices/virtual/kinds.ts';
 import { VirtualDevice } from '../core/devices/virtual/virtual-device.ts';
 import { UserError } from '../core/errors.ts';
@@ -16,26 +19,46 @@ export interface OpenContext {
   readonly folder: string;
   /** Told of exceptions from a device's own code. */
   readonly onFault: (error: unknown) => void;
+  /** A device has come after `open`; it is the callee's to dispose of. */
+  readonly onAdded: (one: Opened) => Promise<void>;
+  /** A device has gone. */
+  readonly onGone: (device: UsbDevice) => void;
+  /** A device that was not asked for by name is left out. */
+  readonly onRefused: (reason: string) => void;
+}
+
+export interface Opened {
+  readonly device: UsbDevice;
+  /** The bus id that it should have. */
+  readonly busId?: string;
+}
+
+/** What a spec led to: some devices now, perhaps more later. */
+export interface Source {
+  readonly devices: readonly Opened[];
+  /** Nothing more is to come. What was opened stays. */
+  readonly stop: () => void;
 }
 
 interface Scheme {
   /**
    * @throws {UserError} if the spec does not lead to a device.
    */
-  readonly open: (spec: ExportSpec, context: OpenContext) => Promise<UsbDevice>;
+  readonly open: (spec: ExportSpec, context: OpenContext) => Promise<Source>;
   readonly help: () => string;
 }
 
 const SCHEMES: ReadonlyMap<string, Scheme> = new Map([
   ['virtual', { open: openVirtual, help: () => VIRTUAL_KINDS.map(describeKind).join('\n') }],
+  ['usb', { open: openUsb, help: describeUsb }],
 ]);
 
 /**
- * Makes the device that a spec asks for; it is the caller's to dispose of.
+ * Makes the devices that a spec asks for; they are the caller's to dispose of.
  *
  * @throws {UserError} if that is impossible; nothing is left open then.
  */
-export async function openDevice(spec: ExportSpec, context: OpenContext): Promise<UsbDevice> {
+export async function openSource(spec: ExportSpec, context: OpenContext): Promise<Source> {
   const scheme = SCHEMES.get(spec.scheme);
   if (scheme === undefined) {
     const known = [...SCHEMES.keys()].map((name) => `${name}:`).join(', ');
@@ -46,7 +69,7 @@ export async function openDevice(spec: ExportSpec, context: OpenContext): Promis
   return await scheme.open(spec, context);
 }
 
-async function openVirtual(spec: ExportSpec, context: OpenContext): Promise<UsbDevice> {
+async function openVirtual(spec: ExportSpec, context: OpenContext): Promise<Source> {
   const kind = VIRTUAL_KINDS.find(({ name }) => name === spec.target);
   if (kind === undefined) {
     const known = VIRTUAL_KINDS.map(({ name }) => name).join(', ');
@@ -58,7 +81,35 @@ async function openVirtual(spec: ExportSpec, context: OpenContext): Promise<UsbD
   const options = readOptions(spec, kind.options, context.folder) as Parameters<
     typeof kind.define
   >[0];
-  return new VirtualDevice(kind.define(options), { onFault: context.onFault });
+  const device = new VirtualDevice(kind.define(options), { onFault: context.onFault });
+  return { devices: [{ device }], stop: () => {} };
+}
+
+const USB_OPTIONS: Readonly<Record<string, OptionSpec>> = {
+  wait: { type: 'flag', help: 'export devices when they are plugged in, and again after that' },
+  force: { type: 'flag', help: 'also if this machine uses the device: its disk is mounted, ...' },
+};
+
+async function openUsb(spec: ExportSpec, context: OpenContext): Promise<Source> {
+  const options = readOptions(spec, USB_OPTIONS, context.folder);
+  const source = new HostDeviceSource({
+    selector: parseSelector(spec.target),
+    spec: spec.text,
+    wait: options.wait === true,
+    force: options.force === true,
+    clock: systemClock,
+    onAdded: (device, busId) => context.onAdded({ device, busId }),
+    onGone: context.onGone,
+    onRefused: context.onRefused,
+  });
+  return { devices: await source.start(), stop: () => source.stop() };
+}
+
+function describeUsb(): string {
+  return [
+    '  usb:BUSID, usb:VVVV:PPPP, usb:VVVV:PPPP:SERIAL   devices of this machine; * for anything',
+    ...optionLines(USB_OPTIONS),
+  ].join('\n');
 }
 
 /** What `--help` says of SPEC. */
@@ -71,9 +122,12 @@ ${schemes}`;
 }
 
 function describeKind(kind: VirtualKind): string {
-  const options = Object.entries(kind.options).map(([key, { type, help }]) => {
+  return [`  virtual:${kind.name}   ${kind.summary}`, ...optionLines(kind.options)].join('\n');
+}
+
+function optionLines(table: Readonly<Record<string, OptionSpec>>): string[] {
+  return Object.entries(table).map(([key, { type, help }]) => {
     const form = type === 'flag' ? key : `${key}=${type.toUpperCase()}`;
     return `    ${form.padEnd(16)} ${help}`;
   });
-  return [`  virtual:${kind.name}   ${kind.summary}`, ...options].join('\n');
 }

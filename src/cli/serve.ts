@@ -16,7 +16,7 @@ import { type ControlServer, serveControl } from './control-server.ts';
 import { DEMO_SPECS, demoLines } from './demo.ts';
 import { type ExportStatus, Gateway } from './gateway.ts';
 import { createLog, type Log } from './log.ts';
-import { exportLine, say } from './output.ts';
+import { exportLines, say } from './output.ts';
 import { specHelp } from './schemes.ts';
 
 /** USB/IP has no authentication, so nobody else's machine is let in unasked. */
@@ -61,6 +61,7 @@ export function serveCommand(): Command {
 const EXAMPLES = `Examples:
   urbgate serve --export virtual:disk,size=64MiB
   urbgate serve --listen 0.0.0.0 --listen [::1]:3241 --export virtual:disk,file=a.img,readonly
+  urbgate serve --export usb:0951:1666,wait
   urbgate serve --demo
   urbgate serve --xen --export virtual:disk,size=64MiB
 `;
@@ -87,8 +88,11 @@ async function serve(options: ServeOptions): Promise<void> {
     if (options.xen) await serveXen(gateway);
     if (options.shm !== undefined) await serveShm(gateway, options.shm);
     const bound = await listenAll(gateway, addresses, log);
-    for (const each of exported) say(exportLine(each));
-    if (options.demo) for (const line of demoLines(exported, bound)) say(line);
+    for (const { text, devices } of exported) {
+      for (const line of exportLines(text, devices)) say(line);
+    }
+    const all = exported.flatMap(({ devices }) => devices);
+    if (options.demo) for (const line of demoLines(all, bound)) say(line);
   } catch (error) {
     await close();
     throw error;
@@ -117,11 +121,16 @@ function parseStallHold(text: string): number {
   );
 }
 
-async function exportAll(gateway: Gateway, specs: readonly ExportSpec[]): Promise<ExportStatus[]> {
+interface Exported {
+  readonly text: string;
+  readonly devices: readonly ExportStatus[];
+}
+
+async function exportAll(gateway: Gateway, specs: readonly ExportSpec[]): Promise<Exported[]> {
   const busIds = busIdsFor(specs);
-  const exported: ExportStatus[] = [];
+  const exported: Exported[] = [];
   for (const [index, { text }] of specs.entries()) {
-    exported.push(await gateway.export(text, process.cwd(), busIds[index]));
+    exported.push({ text, devices: await gateway.export(text, process.cwd(), busIds[index]) });
   }
   return exported;
 }

@@ -59,10 +59,13 @@ export interface DeviceHost {
 /**
  * How many URBs of one endpoint the device takes at a time.
  *
- * `serial`: one; the next is submitted when it is back. A back end that stops its own queue on an
- * error, as usbfs does, will get a model of its own.
+ * `serial`: one; the next is submitted when it is back.
+ *
+ * `host-controller`: several of bulk and isochronous endpoints (`FLIGHT_MAX` in session.ts). When a
+ * bulk URB fails, the device itself takes back those behind it before they move an octet, and
+ * completes them as 'unlinked'; URBs that `mustNotBeOvertaken` have none behind them.
  */
-export type QueueModel = 'serial';
+export type QueueModel = 'serial' | 'host-controller';
 
 /** A back end's device. All calls come from one session at a time, between `open` and `close`. */
 export interface UsbDevice {
@@ -74,6 +77,8 @@ export interface UsbDevice {
    * @throws {Error} with a message for the user if the device cannot be claimed now.
    */
   open(host: DeviceHost): void;
+  /** Whether nothing may be submitted behind an URB that is at the device. Default: it may. */
+  mustNotBeOvertaken?(urb: Urb): boolean;
   /** Begins a transfer. The device completes it exactly once, here or later. */
   submit(urb: Urb): void;
   /**

@@ -144,6 +144,14 @@ export class Registry extends EventEmitter<RegistryEvents> {
     }
   }
 
+  /** The id itself if it is free, or else the first free one of ID.2, ID.3, ... */
+  freeBusIdBelow(busId: string): string {
+    if (!this.#exports.has(busId)) return busId;
+    let port = 2;
+    while (this.#exports.has(`${busId}.${port}`)) port++;
+    return `${busId}.${port}`;
+  }
+
   #freeBusId(): string {
     let port = 1;
     while (this.#exports.has(`1-${port}`)) port++;

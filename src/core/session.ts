@@ -83,8 +83,14 @@ function controlRecovery(recovery: Recovery): Recovery {
   };
 }
 
-/** URBs of one endpoint that the device takes at a time. */
-const FLIGHT_MAX: Readonly<Record<QueueModel, number>> = { serial: 1 };
+/**
+ * URBs of one endpoint that the device takes at a time. An interrupt queue of a host controller does
+ * not stop by itself, so there is one; isochronous ones are to follow each other without a gap.
+ */
+const FLIGHT_MAX: Readonly<Record<QueueModel, Readonly<Record<TransferType, number>>>> = {
+  serial: { control: 1, bulk: 1, interrupt: 1, isochronous: 1 },
+  'host-controller': { control: 1, bulk: 8, interrupt: 1, isochronous: 32 },
+};
 
 /** Which ends stop a queue: kernel-doc of usb_unlink_urb, "Unlinking and Endpoint Queues". */
 const STOPS_ON: Readonly<Record<TransferType, StopsOn>> = {
@@ -308,12 +314,17 @@ export class DeviceSession implements DeviceHost {
     // when the old one's URBs are all back.
     if (slot !== undefined && (slot.endpoint.type === type || !isIdle(slot.queue))) return slot;
     slot?.cancelTimer();
+    const { device } = this;
+    const recovery = type === 'control' ? controlRecovery(this.#recovery) : this.#recovery;
+    // What the device takes back after an error needs a queue that stops.
+    const several = recovery.kind !== 'none' || type === 'isochronous';
     const fresh: Slot = {
       endpoint,
       queue: endpointQueue(
-        FLIGHT_MAX[this.device.queueModel],
+        several ? FLIGHT_MAX[device.queueModel][type] : 1,
         STOPS_ON[type],
-        type === 'control' ? controlRecovery(this.#recovery) : this.#recovery,
+        recovery,
+        (urb) => device.mustNotBeOvertaken?.(urb) ?? false,
       ),
       mark: 0,
       armed: Number.POSITIVE_INFINITY,

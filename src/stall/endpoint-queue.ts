@@ -95,6 +95,8 @@ export type QueueActions<T> = Actions<T, ActionKind>;
 export interface EndpointQueue<T> extends Line<T> {
   /** How many transfers the device may have at a time. */
   readonly flightMax: number;
+  /** While such a transfer is at the device, none may be behind it. */
+  readonly blocks: (transfer: T) => boolean;
   readonly stopsOn: StopsOn;
   /** The client speaks the stall protocol. */
   readonly returns: boolean;
@@ -103,7 +105,9 @@ export interface EndpointQueue<T> extends Line<T> {
   readonly flight: T[];
   /** Those in flight that the client wants back; the others were cancelled by the queue. */
   readonly asked: T[];
-  /** The flight as it was when the queue stopped, in order. */
+  /** The end of the flight that is being taken back, because one in it was unlinked. */
+  readonly cut: T[];
+  /** What was asked back when the queue stopped, or the flight was cut, in order. */
   cancelled: readonly T[];
   /** Completed while stopping or settling; to be reported. */
   readonly ended: T[];
@@ -117,9 +121,11 @@ export function endpointQueue<T>(
   flightMax: number,
   stopsOn: StopsOn,
   recovery: Recovery,
+  blocks: (transfer: T) => boolean = () => false,
 ): EndpointQueue<T> {
   return {
     flightMax,
+    blocks,
     stopsOn: recovery.kind === 'none' ? 'nothing' : stopsOn,
     returns: recovery.kind === 'return',
     fence: fence(recovery),
@@ -128,6 +134,7 @@ export function endpointQueue<T>(
     barriers: 0,
     flight: [],
     asked: [],
+    cut: [],
     cancelled: [],
     ended: [],
     failed: false,
@@ -142,7 +149,7 @@ export function deadlineOf<T>(queue: EndpointQueue<T>): number {
 
 /** False while nothing has gone wrong: the `now` of the next event is then not looked at. */
 export function needsTime<T>(queue: EndpointQueue<T>): boolean {
-  return queue.phase !== 'running' || queue.barriers > 0;
+  return queue.phase !== 'running' || queue.barriers > 0 || queue.cut.length > 0;
 }
 
 /** The client submitted a transfer; `clearStall` is its flag in the stall protocol. */
@@ -160,7 +167,7 @@ export function submitted<T>(
     return;
   }
   if (queue.phase === 'running') {
-    if (queue.waiting.length === 0 && queue.flight.length < queue.flightMax) {
+    if (queue.waiting.length === 0 && mayStart(queue)) {
       queue.flight.push(transfer);
       actions.add('start', transfer);
       return;
@@ -191,6 +198,10 @@ export function completed<T>(
   const asked = queue.asked.length > 0 && queue.asked.includes(transfer);
   if (asked) remove(queue.asked, transfer);
   if (queue.phase === 'running') {
+    if (queue.cut.includes(transfer)) {
+      cutOffBack(queue, transfer, outcome, asked, now, actions);
+      return;
+    }
     if (!stops(queue, outcome)) {
       actions.add('giveBack', transfer);
       if (queue.waiting.length > 0) advance(queue, now, actions);
@@ -198,13 +209,18 @@ export function completed<T>(
     }
     stop(queue, actions);
   }
+  takeBack(queue, transfer, outcome, asked);
+  if (queue.flight.length === 0) stopped(queue, now, actions);
+}
+
+/** One that was asked back has come. */
+function takeBack<T>(queue: EndpointQueue<T>, transfer: T, outcome: Outcome, asked: boolean): void {
   if (outcome === 'unlinked' && !asked) {
     waitAgain(queue, transfer); // cancelled by the queue, untouched by the device
   } else {
     if (stops(queue, outcome) && outcome !== 'unlinked') queue.failed = true;
     queue.ended.push(transfer);
   }
-  if (queue.flight.length === 0) stopped(queue, now, actions);
 }
 
 /** The client wants a transfer back that it has not got back yet. */
@@ -214,12 +230,14 @@ export function unlinked<T>(
   now: number,
   actions: QueueActions<T>,
 ): void {
-  if (queue.flight.includes(transfer)) {
+  const ahead = queue.flight.indexOf(transfer);
+  if (ahead >= 0) {
     if (queue.asked.includes(transfer)) return;
     queue.asked.push(transfer);
     if (queue.phase !== 'running') return; // it was cancelled when the queue stopped
     if (queue.stopsOn === 'nothing') actions.add('cancel', transfer);
-    else stop(queue, actions);
+    else if (ahead === 0) stop(queue, actions);
+    else cutOff(queue, ahead, actions);
     return;
   }
   const place = queue.waiting.indexOf(transfer);
@@ -257,6 +275,7 @@ function behindUnlinked<T>(
   if (queue.returns) {
     returnFrom(queue, place, actions);
   } else if (queue.phase === 'running') {
+    if (queue.cut.length > 0) return; // there will be a barrier before all of it
     putBarrier(queue, place, now + (times?.holdMilliseconds ?? 0));
   } else if (queue.phase === 'holding') {
     if (unlinkedInHold(queue.fence, place, queue.waiting.length, now)) resume(queue, now, actions);
@@ -316,9 +335,48 @@ function stops<T>(queue: EndpointQueue<T>, outcome: Outcome): boolean {
 /** Lets nothing start, and asks the device for all that it has, newest first. */
 function stop<T>(queue: EndpointQueue<T>, actions: QueueActions<T>): void {
   enter(queue, 'stopping');
-  queue.cancelled = queue.flight.slice();
-  for (let at = queue.flight.length - 1; at >= 0; at--)
-    actions.add('cancel', queue.flight[at] as T);
+  cancelFrom(queue, 0, actions);
+  queue.cut.length = 0;
+}
+
+/**
+ * One in flight was unlinked: it and what is behind it come back, while what is ahead goes on.
+ * Nothing starts meanwhile.
+ */
+function cutOff<T>(queue: EndpointQueue<T>, place: number, actions: QueueActions<T>): void {
+  cancelFrom(queue, place, actions);
+  queue.cut.splice(0, queue.cut.length, ...queue.flight.slice(place));
+}
+
+/** One of those has come. When all have, a barrier stands before what is left of them. */
+function cutOffBack<T>(
+  queue: EndpointQueue<T>,
+  transfer: T,
+  outcome: Outcome,
+  asked: boolean,
+  now: number,
+  actions: QueueActions<T>,
+): void {
+  remove(queue.cut, transfer);
+  takeBack(queue, transfer, outcome, asked);
+  if (queue.failed) {
+    stop(queue, actions);
+    if (queue.flight.length === 0) stopped(queue, now, actions);
+    return;
+  }
+  if (queue.cut.length > 0) return;
+  for (const ended of queue.ended.splice(0)) actions.add('giveBack', ended);
+  behindUnlinked(queue, 0, now, actions);
+  advance(queue, now, actions);
+}
+
+/** Asks the device for the flight from `place` on, newest first; not twice. */
+function cancelFrom<T>(queue: EndpointQueue<T>, place: number, actions: QueueActions<T>): void {
+  const { flight, cut } = queue;
+  const before = cut.length > 0 ? queue.cancelled : [];
+  const more = flight.slice(place).filter((one) => !cut.includes(one));
+  queue.cancelled = [...more, ...before];
+  for (const one of more.reverse()) actions.add('cancel', one);
 }
 
 /** Puts a transfer that was in flight back at the head of `waiting`, in its old order. */
@@ -368,9 +426,9 @@ function resume<T>(queue: EndpointQueue<T>, now: number, actions: QueueActions<T
 }
 
 function advance<T>(queue: EndpointQueue<T>, now: number, actions: QueueActions<T>): void {
-  while (queue.flight.length < queue.flightMax) {
+  for (;;) {
     const head = queue.waiting[0];
-    if (head === undefined) return;
+    if (head === undefined || !mayStart(queue)) return;
     if (head instanceof Barrier) {
       if (queue.flight.length > 0) return; // what is ahead of it goes on
       if (!passBarrier(queue, now)) return;
@@ -380,6 +438,13 @@ function advance<T>(queue: EndpointQueue<T>, now: number, actions: QueueActions<
     queue.flight.push(head);
     actions.add('start', head);
   }
+}
+
+/** Whether the device may have one more. */
+function mayStart<T>({ flight, flightMax, blocks, cut }: EndpointQueue<T>): boolean {
+  if (flight.length === 0) return true;
+  if (flight.length >= flightMax || cut.length > 0) return false;
+  return !blocks(flight[flight.length - 1] as T);
 }
 
 /** Takes the barriers at the head away; false if what is behind them has to be held. */

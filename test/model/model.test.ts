@@ -54,6 +54,18 @@ const rows: readonly Row[] = [
     rest: { endpoints: [bulk(3, large ? 1 : 0)], errors: 2, flightMax: 2, ...freely },
   },
   {
+    name: 'a device that takes 3 URBs at a time, 2 unlinks',
+    clients: ['exact', 'return'],
+    drivers: ['leaves', 'unlinks'],
+    rest: { endpoints: [bulk(large ? 4 : 3)], errors: 1, unlinks: 2, flightMax: 3, losses: [] },
+  },
+  {
+    name: 'a device that takes 3 URBs at a time, none behind the second',
+    clients: ['exact', 'return', 'timed'],
+    drivers: ['leaves', 'unlinks'],
+    rest: { endpoints: [bulk(3)], errors: 1, flightMax: 3, blocking: 2, ...freely },
+  },
+  {
     name: 'the device goes away, then the connection',
     clients: CLIENTS,
     drivers: ['leaves', 'unlinks'],
@@ -120,11 +132,13 @@ describe('deliberate faults are caught', () => {
     ['no waiting for all', 'return', 'leaves', /^I3: /],
     ['double give-back', 'exact', 'unlinks', /^I2: /],
     ['double give-back', 'return', 'unlinks', /^I2: /],
+    ['overtaking in flight', 'exact', 'leaves', /^I1: /],
   ];
   for (const [fault, client, driver, message] of faults) {
     it(`${fault}: client ${client}, driver ${driver}`, () => {
       const scope: Scope = { client, driver, endpoints: [bulk(3, 1)], errors: 2, ...freely };
-      assert.throws(() => explore({ ...scope, fault }), { message });
+      const several = fault === 'overtaking in flight' ? { flightMax: 2, blocking: 1 } : {};
+      assert.throws(() => explore({ ...scope, ...several, fault }), { message });
     });
   }
 });

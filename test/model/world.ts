@@ -45,7 +45,12 @@ export type Client =
 /** What the driver's handler does for a URB that did not end well. */
 export type Driver = 'leaves' | 'unlinks' | 'resubmits' | 'unlinks+resubmits' | 'resubmits+unlinks';
 
-export type Fault = 'no hold' | 'early retry' | 'no waiting for all' | 'double give-back';
+export type Fault =
+  | 'no hold'
+  | 'early retry'
+  | 'no waiting for all'
+  | 'double give-back'
+  | 'overtaking in flight';
 
 export interface Scope {
   readonly client: Client;
@@ -65,6 +70,8 @@ export interface Scope {
   /** The connection or the device may go away, at any moment. */
   readonly losses: readonly ('connection' | 'device')[];
   readonly flightMax?: number;
+  /** URBs, as a mask, behind which nothing may be in flight. */
+  readonly blocking?: number;
   readonly fault?: Fault;
 }
 
@@ -199,7 +206,9 @@ export class Model {
       scope.fault === 'no hold' ? { kind: 'none' } : RECOVERY[scope.client];
     const world: World = {
       paths: scope.endpoints.map(({ stopsOn }) => ({
-        queue: endpointQueue<number>(scope.flightMax ?? 1, stopsOn, recovery),
+        queue: endpointQueue<number>(scope.flightMax ?? 1, stopsOn, recovery, (urb) =>
+          scope.fault === 'overtaking in flight' ? false : has(scope.blocking ?? 0, urb),
+        ),
         front:
           scope.client === 'return'
             ? retry.retryQueue<number>(stopsOn, 'stall-protocol')
@@ -266,7 +275,9 @@ export class Model {
         add((handler & 1) === 0 ? 'handler acts' : 'handler returns', e, handler >> 1);
       }
       for (const [at, urb] of path.device.entries()) {
-        const cancelled = has(path.cancelled, urb);
+        // The queue asks for the newest first, and usbfs takes one back before it hears of the next.
+        const behind = path.device.slice(at + 1).some((other) => has(path.cancelled, other));
+        const cancelled = has(path.cancelled, urb) && (path.halted || !behind);
         if (cancelled) add('device: unlinked', e, urb);
         if (at > 0 || path.halted) continue;
         add('device: ok', e, urb);
@@ -525,7 +536,8 @@ export class Model {
     }
     const stops = outcome !== 'ok' && (outcome !== 'short' || stopsOn === 'errors');
     if (stops && stopsOn !== 'nothing') {
-      path.halted = true; // usbfs and others that take several stop by themselves
+      // usbfs and others that take several stop by themselves, but not for an unlink.
+      if (outcome !== 'unlinked') path.halted = true;
       if (outcome !== 'unlinked' || asked) this.#block(path, urb, urb);
     }
     if (path.device.length === 0) path.halted = false;
@@ -633,6 +645,9 @@ export class Model {
         `URB ${urb} starts while the handler of URB ${other} has not returned`,
       );
     }
+    const last = path.device.at(-1);
+    const overtakes = last !== undefined && has(this.scope.blocking ?? 0, last);
+    check(!overtakes, 'I1', `URB ${urb} is in flight behind URB ${last}`);
     path.device.push(urb);
   }
 
@@ -674,6 +689,9 @@ export class Model {
     }
     check(queue.fence.held <= queue.waiting.length, 'I6', 'more is held than waits');
     check(queue.asked.length <= queue.flight.length, 'I6', 'unlinks pile up');
+    const cut = queue.cut.every((urb) => queue.flight.includes(urb));
+    check(cut, 'I2', 'something is cut off that is not in flight');
+    check(queue.cut.length === 0 || queue.phase === 'running', 'I6', 'a cut is left over');
     let seen = 0;
     for (const urb of [...waiting, ...queue.flight, ...queue.ended]) {
       check(!has(seen, urb), 'I2', `URB ${urb} is in two places`);
@@ -730,6 +748,7 @@ function clonePath(path: Path): Path {
       waiting: queue.waiting.slice(),
       flight: queue.flight.slice(),
       asked: queue.asked.slice(),
+      cut: queue.cut.slice(),
       ended: queue.ended.slice(),
     },
     front:
@@ -792,7 +811,8 @@ function codePath(path: Path, codes: number[]): void {
   list(queue.flight);
   list(queue.asked);
   list(queue.ended);
-  if (phase === 'stopping' && queue.flightMax > 1) list(queue.cancelled);
+  list(queue.cut);
+  if (queue.flightMax > 1 && (phase === 'stopping' || queue.cut.length > 0)) list(queue.cancelled);
   if (phase === 'holding') {
     codes.push(queue.fence.held, (queue.fence.unanswered ? 1 : 0) + (queue.fence.late ? 2 : 0));
   }

@@ -48,6 +48,8 @@ interface Setup {
   readonly recovery?: Recovery;
   readonly stopsOn?: StopsOn;
   readonly flightMax?: number;
+  /** Names of transfers behind which nothing may be in flight. */
+  readonly blocking?: string;
 }
 
 const phases = new PhaseRecorder();
@@ -57,8 +59,10 @@ class Bench {
   now = 100;
   readonly #actions = new Actions<string, ActionKind>();
 
-  constructor({ recovery = AT_ONCE, stopsOn = 'errors', flightMax = 1 }: Setup = {}) {
-    this.queue = endpointQueue<string>(flightMax, stopsOn, recovery);
+  constructor(setup: Setup = {}) {
+    const { recovery = AT_ONCE, stopsOn = 'errors', flightMax = 1, blocking = '' } = setup;
+    const blocks = (one: string) => blocking.includes(one);
+    this.queue = endpointQueue<string>(flightMax, stopsOn, recovery, blocks);
     phases.watch(this.queue);
   }
 
@@ -288,13 +292,13 @@ describe('endpoint queue', () => {
           'unlinked b -> giveBack a, giveBack b',
           'fence',
         ],
-        'unlink of one at the device cancels all, and the others start again': [
+        'unlink of the first at the device cancels all, and the others start again': [
           'submit a -> start a',
           'submit b -> start b',
-          'unlink b -> cancel b, cancel a',
+          'unlink a -> cancel b, cancel a',
           'unlinked b',
-          'unlinked a -> giveBack b',
-          'fence -> start a',
+          'unlinked a -> giveBack a',
+          'fence -> start b',
         ],
       },
     );
@@ -320,6 +324,159 @@ describe('endpoint queue', () => {
         assert.deepEqual(bench.queue.asked, []);
       }
     });
+  });
+
+  describe('Tests for a flight of several that is cut', () => {
+    const FLIGHT = ['submit a -> start a', 'submit b -> start b', 'submit c -> start c'];
+    rows(
+      { flightMax: 3 },
+      {
+        'what is ahead of the unlinked goes on, what is behind waits for the fence': [
+          ...FLIGHT,
+          'submit d',
+          'unlink b -> cancel c, cancel b',
+          'unlinked c',
+          'unlinked b -> giveBack b',
+          'ok a -> giveBack a',
+          'fence -> start c, start d',
+        ],
+        'what is ahead may take for ever': [
+          ...FLIGHT,
+          'unlink c -> cancel c',
+          'unlinked c -> giveBack c',
+          'submit d',
+          'wait 5000',
+          'ok a -> giveBack a',
+          'submit e',
+          'ok b -> giveBack b, start d, start e',
+        ],
+        'time opens it': [
+          ...FLIGHT,
+          'unlink b -> cancel c, cancel b',
+          'unlinked c',
+          'unlinked b -> giveBack b',
+          'ok a -> giveBack a',
+          'wait 999',
+          'wait 1 -> start c',
+        ],
+        'nothing starts while it is cut': [
+          ...FLIGHT,
+          'unlink b -> cancel c, cancel b',
+          'ok a -> giveBack a',
+          'submit d',
+          'fence',
+          'unlinked c',
+          'unlinked b -> giveBack b',
+          'fence -> start c, start d',
+        ],
+        'cut again, further ahead': [
+          ...FLIGHT,
+          'unlink c -> cancel c',
+          'unlink b -> cancel b',
+          'unlinked c',
+          'unlinked b -> giveBack c, giveBack b',
+          'ok a -> giveBack a',
+        ],
+        'then the first is unlinked': [
+          ...FLIGHT,
+          'unlink c -> cancel c',
+          'unlink a -> cancel b, cancel a',
+          'unlinked c',
+          'unlinked b',
+          'unlinked a -> giveBack c, giveBack a',
+          'fence -> start b',
+        ],
+        'one ahead fails meanwhile': [
+          ...FLIGHT,
+          'submit d',
+          'unlink b -> cancel c, cancel b',
+          'error a',
+          'unlinked b',
+          'unlinked c -> giveBack a, giveBack b',
+          'fence -> start c, start d',
+        ],
+        'one of those that were cut fails by itself': [
+          ...FLIGHT,
+          'unlink b -> cancel c, cancel b',
+          'unlinked c',
+          'error b -> cancel a',
+          'unlinked a -> giveBack b',
+          'fence -> start a, start c',
+        ],
+        'all have ended before': [
+          ...FLIGHT,
+          'unlink b -> cancel c, cancel b',
+          'ok a -> giveBack a',
+          'ok b',
+          'ok c -> giveBack b, giveBack c',
+          'submit d',
+          'fence -> start d',
+        ],
+        'one that has come back is unlinked too': [
+          ...FLIGHT,
+          'unlink b -> cancel c, cancel b',
+          'unlinked c',
+          'unlink c -> giveBackUnlinked c',
+          'unlinked b -> giveBack b',
+        ],
+      },
+    );
+    rows(
+      { flightMax: 3, recovery: RETURN },
+      {
+        'a client that speaks the protocol gets the rest returned': [
+          ...FLIGHT,
+          'unlink b -> cancel c, cancel b',
+          'unlinked c',
+          'unlinked b -> giveBack b, giveBackReturned c',
+          'submit d -> giveBackReturned d',
+          'ok a -> giveBack a',
+          'submit-clear c -> start c',
+        ],
+      },
+    );
+
+    it('reads the clock', () => {
+      const bench = new Bench({ flightMax: 2 });
+      bench.run(['submit a -> start a', 'submit b -> start b', 'unlink b -> cancel b']);
+      assert.equal(needsTime(bench.queue), true);
+    });
+  });
+
+  describe('Tests for transfers that must not be overtaken in flight', () => {
+    rows(
+      { flightMax: 3, blocking: 'xyz' },
+      {
+        'one may be behind others, none behind it': [
+          'submit a -> start a',
+          'submit x -> start x',
+          'submit b',
+          'submit c',
+          'ok a -> giveBack a',
+          'ok x -> giveBack x, start b, start c',
+        ],
+        'one after the other': [
+          'submit x -> start x',
+          'submit y',
+          'submit z',
+          'ok x -> giveBack x, start y',
+          'short y -> giveBack y',
+          'fence -> start z',
+        ],
+        'after the fence too': [
+          'submit a -> start a',
+          'submit b -> start b',
+          'submit x -> start x',
+          'submit c',
+          'error a -> cancel x, cancel b',
+          'unlinked x',
+          'unlinked b -> giveBack a',
+          'fence -> start b, start x',
+          'ok b -> giveBack b',
+          'ok x -> giveBack x, start c',
+        ],
+      },
+    );
   });
 
   describe('Tests for the settling phase', () => {

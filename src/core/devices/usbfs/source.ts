@@ -1,0 +1,131 @@
+/**
+ * The devices that one SPEC brings: those that match now and, if it says `wait`, those that come.
+ *
+ * What is plugged in is found by looking again: reading the names in one folder of sysfs twice a
+ * second needs no rights, misses nothing that stays, and works where udev's socket is not to be had
+ * (containers). What is unplugged says so itself.
+ */
+import type { Clock } from '../../clock.ts';
+import { UserError } from '../../errors.ts';
+import { NotPermitted, openHostDevice } from './open.ts';
+import { exportBusId, matches, mayMatch, type Selector } from './selector.ts';
+import {
+  type HostDevice,
+  listPluggedDevices,
+  type PluggedDevice,
+  readHostDevice,
+} from './sysfs.ts';
+import type { UsbfsDevice } from './usbfs-device.ts';
+
+const LOOK_MILLISECONDS = 500;
+/** How often a device is tried that may not be opened yet. */
+const TRIES_MAX = 20;
+
+export interface SourceOptions {
+  readonly selector: Selector;
+  /** As the user wrote it. */
+  readonly spec: string;
+  readonly wait: boolean;
+  readonly force: boolean;
+  readonly clock: Clock;
+  /** A device came later; `busId` is the one it should have. */
+  readonly onAdded: (device: UsbfsDevice, busId: string) => Promise<void>;
+  /** A device has gone. */
+  readonly onGone: (device: UsbfsDevice) => void;
+  readonly onRefused: (reason: string) => void;
+}
+
+export interface Found {
+  readonly device: UsbfsDevice;
+  readonly busId: string;
+}
+
+export class HostDeviceSource {
+  readonly #options: SourceOptions;
+  /** How often each appearance of a device was tried; Infinity when that is over. */
+  #tries = new Map<string, number>();
+  #cancel: () => void = () => {};
+  #stopped = false;
+
+  constructor(options: SourceOptions) {
+    this.#options = options;
+  }
+
+  /**
+   * Opens what there is. With `wait`, `onAdded` tells of what comes later, until `stop`.
+   *
+   * @throws {UserError} without `wait`, if no device can be had.
+   */
+  async start(): Promise<Found[]> {
+    const { wait, spec } = this.#options;
+    const { found, refusals } = await this.#look();
+    if (found.length === 0 && !wait) {
+      const present = listPluggedDevices().filter(({ isHub }) => !isHub);
+      const names = present.map((one) => `${one.vendorId}:${one.productId} at ${one.busId}`);
+      const nothing = `no device matches, there are ${names.join(', ') || 'none'}`;
+      throw refusals[0] ?? new UserError(`Cannot export ${spec}: ${nothing}`);
+    }
+    for (const { message } of refusals) this.#options.onRefused(message);
+    if (wait) this.#lookLater();
+    return found;
+  }
+
+  /** Opens nothing more. What was opened stays. */
+  stop(): void {
+    this.#stopped = true;
+    this.#cancel();
+  }
+
+  #lookLater(): void {
+    this.#cancel = this.#options.clock.after(LOOK_MILLISECONDS, async () => {
+      const { found, refusals } = await this.#look();
+      for (const { message } of refusals) this.#options.onRefused(message);
+      for (const { device, busId } of found) {
+        if (this.#stopped) await device.dispose();
+        else await this.#options.onAdded(device, busId);
+      }
+      if (!this.#stopped) this.#lookLater();
+    });
+  }
+
+  async #look(): Promise<{ found: Found[]; refusals: Error[] }> {
+    const { selector } = this.#options;
+    const present = listPluggedDevices().filter((one) => mayMatch(selector, one));
+    const found: Found[] = [];
+    const refusals: Error[] = [];
+    const tries = new Map<string, number>();
+    for (const one of present) {
+      // Each time that a device is plugged in it gets another number.
+      const appearance = `${one.busId}/${one.deviceNumber}`;
+      const tried = this.#tries.get(appearance) ?? 0;
+      tries.set(appearance, tried);
+      if (tried >= TRIES_MAX || isPassedOver(selector, one)) continue;
+      try {
+        const whole = await readHostDevice(one);
+        if (matches(selector, whole)) {
+          found.push({ device: await this.#open(whole), busId: exportBusId(selector, whole) });
+        }
+        tries.set(appearance, TRIES_MAX);
+      } catch (error) {
+        const again = error instanceof NotPermitted ? tried + 1 : TRIES_MAX;
+        tries.set(appearance, again);
+        const last = again === TRIES_MAX || !this.#options.wait;
+        if (last) refusals.push(error instanceof Error ? error : new Error(String(error)));
+      }
+    }
+    this.#tries = tries;
+    return { found, refusals };
+  }
+
+  async #open(one: HostDevice): Promise<UsbfsDevice> {
+    const { force, onGone } = this.#options;
+    const device: UsbfsDevice = await openHostDevice(one, { force, onGone: () => onGone(device) });
+    return device;
+  }
+}
+
+/** What a pattern matches by the way is no mistake of the user's. */
+function isPassedOver(selector: Selector, { isHub, isRemote }: PluggedDevice): boolean {
+  const pattern = selector.type === 'ids' || selector.busId.includes('*');
+  return pattern && (isHub || isRemote);
+}

@@ -1,0 +1,134 @@
+/**
+ * The USB devices of this machine, as the kernel shows them under /sys/bus/usb/devices. Reading that
+ * needs no rights and wakes no device.
+ *
+ * Some attributes are read under the device's lock, which the kernel holds while it waits for the
+ * device: seconds, if it is slow, and for ever if the device is one that this very process serves
+ * to a client on this machine. Those are read for devices that are asked for, and never
+ * synchronously (`readHostDevice`).
+ */
+import { readdirSync, readFileSync, realpathSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Speed } from '../../device.ts';
+
+export const SYSFS_DEVICES = '/sys/bus/usb/devices';
+
+/** What can be read at any time. */
+export interface PluggedDevice {
+  /** The kernel's name for the place: 1-1.2. */
+  readonly busId: string;
+  /** Folder in sysfs. */
+  readonly folder: string;
+  readonly busNumber: number;
+  readonly deviceNumber: number;
+  /** Four hexadecimal digits. */
+  readonly vendorId: string;
+  readonly productId: string;
+  readonly isHub: boolean;
+  /** It is at the kernel's USB/IP client: somebody else's device. */
+  readonly isRemote: boolean;
+  readonly speed: Speed;
+}
+
+export interface HostDevice extends PluggedDevice {
+  readonly serialNumber: string;
+  /** bConfigurationValue, 0 for none. */
+  readonly configurationValue: number;
+  readonly label: string;
+}
+
+/**
+ * Mbit/s as sysfs has them. SuperSpeedPlus devices are shown as SuperSpeed, which they can do,
+ * because the kernel's USB/IP client refuses anything faster before Linux 6.12.
+ */
+const SPEED_BY_TEXT: Readonly<Record<string, Speed>> = {
+  '1.5': 'low',
+  '12': 'full',
+  '480': 'high',
+  '5000': 'super',
+  '10000': 'super',
+  '20000': 'super',
+};
+
+const HUB_CLASS = '09';
+
+/** Devices that are there now, root hubs left out. */
+export function listPluggedDevices(root: string = SYSFS_DEVICES): PluggedDevice[] {
+  const names = entriesOf(root).filter((name) => /^\d+-[\d.]+$/.test(name));
+  return names.flatMap((name) => readPluggedDevice(root, name) ?? []);
+}
+
+/** Null if it goes away just now. */
+function readPluggedDevice(root: string, busId: string): PluggedDevice | null {
+  const folder = join(root, busId);
+  const [bus, device] = [readAttribute(folder, 'busnum'), readAttribute(folder, 'devnum')];
+  const speed = SPEED_BY_TEXT[readAttribute(folder, 'speed')];
+  if (bus === '' || device === '' || speed === undefined) return null;
+  return {
+    busId,
+    folder,
+    busNumber: Number(bus),
+    deviceNumber: Number(device),
+    vendorId: readAttribute(folder, 'idVendor'),
+    productId: readAttribute(folder, 'idProduct'),
+    isHub: readAttribute(folder, 'bDeviceClass') === HUB_CLASS,
+    isRemote: resolved(folder).includes('/vhci_hcd'),
+    speed,
+  };
+}
+
+/** Adds what the kernel may take its time to tell. */
+export async function readHostDevice(plugged: PluggedDevice): Promise<HostDevice> {
+  const read = (name: string) =>
+    readFile(join(plugged.folder, name), 'utf8').then(
+      (text) => text.trim(),
+      () => '',
+    );
+  const names = ['serial', 'bConfigurationValue', 'manufacturer', 'product'];
+  const [serialNumber = '', value, ...label] = await Promise.all(names.map(read));
+  return {
+    ...plugged,
+    serialNumber,
+    configurationValue: Number(value) || 0,
+    label:
+      label.filter((name) => name !== '').join(' ') || `${plugged.vendorId}:${plugged.productId}`,
+  };
+}
+
+/** Whether a driver of the kernel's, or a program, has an interface of it. */
+export function hasDriver({ folder, busId }: PluggedDevice): boolean {
+  const interfaces = entriesOf(folder).filter((name) => name.startsWith(`${busId}:`));
+  return interfaces.some((name) => entriesOf(join(folder, name, 'driver')).length > 0);
+}
+
+/** Its file of usbfs. */
+export function nodePathOf({ busNumber, deviceNumber }: PluggedDevice): string {
+  const digits = (number: number) => String(number).padStart(3, '0');
+  return `/dev/bus/usb/${digits(busNumber)}/${digits(deviceNumber)}`;
+}
+
+/** What an attribute without a lock says, without white space at its ends; '' if there is none. */
+export function readAttribute(folder: string, name: string): string {
+  try {
+    return readFileSync(join(folder, name), 'utf8').trim();
+  } catch {
+    return '';
+  }
+}
+
+export function entriesOf(folder: string): string[] {
+  try {
+    return readdirSync(folder);
+  } catch {
+    return [];
+  }
+}
+
+function resolved(folder: string): string {
+  try {
+    return realpathSync(folder);
+  } catch {
+    return '';
+  }
+}

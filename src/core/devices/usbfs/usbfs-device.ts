@@ -1,0 +1,215 @@
+/**
+ * A device of this machine, through Linux usbfs. It belongs to the gateway from `take` to `dispose`:
+ * the kernel's drivers let go of it for so long.
+ *
+ * Bulk queues: usbfs carries the stall protocol in small. Of the URBs of an endpoint, all but the
+ * first after a (re)start bear the continuation flag. When one fails, the kernel itself takes back
+ * those behind it inside the completion handler, and refuses more with the flag. They complete here
+ * as 'unlinked' with no octet moved, and the session's queue keeps them. A short packet is no error
+ * to a host controller, so behind an URB with short-not-ok nothing may be under way
+ * (`mustNotBeOvertaken`). Interrupt endpoints have no such flag: one URB at a time.
+ *
+ * Requests that change what the host knows of the device (configuration, settings, toggles) are said
+ * to the kernel, which says them to the device; they never go out twice. An endpoint that stalls
+ * stays halted until the client clears it.
+ *
+ * Such a request may take seconds, and the kernel locks the device for so long: any other call would
+ * wait for it, and all of the gateway with it. So it has a thread of its own, and other calls are put
+ * off until it is done.
+ */
+import { assert } from '../../assert.ts';
+import { controlEffect } from '../../control-effect.ts';
+import { REQUEST } from '../../descriptors.ts';
+import type { DeviceHost, DeviceInfo, EndpointInfo, Speed, UsbDevice } from '../../device.ts';
+import type { Urb, UrbStatus } from '../../urb.ts';
+import { ActiveConfiguration } from './configuration.ts';
+import { ARGUMENT_OCTETS, Interfaces } from './interfaces.ts';
+import type { Memory, UsbfsFile } from './kernel.ts';
+import { refusalOf, Transfers } from './transfers.ts';
+import { TABLE_OCTETS } from './urb-table.ts';
+
+export interface UsbfsDeviceOptions {
+  readonly speed: Speed;
+  /** bConfigurationValue of the active configuration, 0 for none. */
+  readonly configurationValue: number;
+  readonly label: string;
+  /** Nobody knows what state it is in: begin with a reset. */
+  readonly isStray: boolean;
+  /** The device has been unplugged; every URB is back. Called once. */
+  readonly onGone: () => void;
+}
+
+/** The kernel could not give us the device. */
+export class ClaimError extends Error {
+  override readonly name = 'ClaimError';
+  /** Positive. */
+  readonly errno: number;
+
+  constructor(errno: number) {
+    super(`Cannot claim a device: errno ${errno}`);
+    this.errno = errno;
+  }
+}
+
+/** bmRequestType: host to device, standard, to the device. */
+const TO_DEVICE = 0;
+const NO_OCTETS = Buffer.alloc(0);
+
+export class UsbfsDevice implements UsbDevice {
+  readonly queueModel = 'host-controller';
+  readonly #file: UsbfsFile;
+  readonly #onGone: () => void;
+  readonly #configuration: ActiveConfiguration;
+  readonly #table: Memory;
+  readonly #transfers: Transfers;
+  readonly #interfaces: Interfaces;
+  #host: DeviceHost | null = null;
+  /** The kernel has locked the device; what came meanwhile. */
+  #locked = false;
+  readonly #submitLater: Urb[] = [];
+  readonly #unlinkLater: Urb[] = [];
+  #gone = false;
+  #disposed = false;
+
+  /**
+   * Takes the device from the kernel's drivers. The file is the device's from here on.
+   *
+   * @throws {ClaimError} if its interfaces cannot be had; the file is closed then.
+   */
+  static async take(file: UsbfsFile, options: UsbfsDeviceOptions): Promise<UsbfsDevice> {
+    const device = new UsbfsDevice(file, options);
+    const claimed = await device.#interfaces.claim();
+    const answer = claimed >= 0 && options.isStray ? await device.#interfaces.reset() : claimed;
+    if (answer < 0) {
+      device.#closeFile();
+      throw new ClaimError(-answer);
+    }
+    device.#watch();
+    return device;
+  }
+
+  private constructor(file: UsbfsFile, options: UsbfsDeviceOptions) {
+    const { speed, configurationValue, label } = options;
+    this.#file = file;
+    this.#onGone = options.onGone;
+    this.#configuration = new ActiveConfiguration(
+      file.descriptors,
+      speed,
+      configurationValue,
+      label,
+    );
+    const memory = file.mapPlain(TABLE_OCTETS + ARGUMENT_OCTETS);
+    if (memory === null) throw new RangeError('Cannot map memory for URBs: there is none');
+    this.#table = memory;
+    this.#transfers = new Transfers(file, memory, (urb) => this.#host?.completed(urb));
+    this.#interfaces = new Interfaces(file, this.#configuration, {
+      address: memory.address + TABLE_OCTETS,
+      octets: memory.octets.subarray(TABLE_OCTETS),
+    });
+  }
+
+  get info(): DeviceInfo {
+    return this.#configuration.info;
+  }
+
+  endpoint(address: number): EndpointInfo | undefined {
+    return this.#configuration.endpoint(address);
+  }
+
+  open(host: DeviceHost): void {
+    assert(this.#host === null, 'Cannot open device: it is open');
+    if (this.#gone) throw new Error('Cannot open device: it was unplugged');
+    this.#host = host;
+  }
+
+  mustNotBeOvertaken(urb: Urb): boolean {
+    return urb.shortNotOk || this.#transfers.isInPieces(urb.endpoint);
+  }
+
+  submit(urb: Urb): void {
+    if (this.#gone) this.#answer(urb, 'shutdown');
+    else if (this.#locked) this.#submitLater.push(urb);
+    else if (urb.setup === null || !this.#intercept(urb)) this.#transfers.submit(urb);
+  }
+
+  unlink(urb: Urb): void {
+    const place = this.#submitLater.indexOf(urb);
+    if (place >= 0) {
+      this.#submitLater.splice(place, 1);
+      this.#answer(urb, 'unlinked');
+    } else if (this.#locked) this.#unlinkLater.push(urb);
+    else this.#transfers.unlink(urb);
+  }
+
+  reset(): void {
+    void this.#whileLocked(() => this.#interfaces.reset());
+  }
+
+  /** As the kernel's own server does: the next client finds a device after a reset. */
+  async close(): Promise<void> {
+    this.#host = null;
+    if (!this.#gone) await this.#whileLocked(() => this.#interfaces.reset());
+  }
+
+  async dispose(): Promise<void> {
+    if (this.#disposed) return;
+    this.#file.unwatch();
+    if (!this.#gone) await this.#interfaces.giveBack();
+    this.#closeFile();
+  }
+
+  #closeFile(): void {
+    this.#disposed = true;
+    this.#transfers.dispose();
+    this.#file.unmap(this.#table);
+    this.#file.close();
+  }
+
+  /** Carries out a request that the kernel has to know of; false if it is any other. */
+  #intercept(urb: Urb): boolean {
+    const { setup } = urb;
+    assert(setup !== null);
+    if (setup.requestType === TO_DEVICE && setup.request === REQUEST.setAddress) {
+      this.#answer(urb, 'stall'); // the address is the host's to give
+      return true;
+    }
+    const effect = controlEffect(setup);
+    if (effect.type === 'none') return false;
+    // An endpoint that no setting has is the device's to refuse; so is endpoint 0.
+    if (effect.type === 'clear-halt' && !this.#configuration.knows(effect.address)) return false;
+    this.#whileLocked(() => this.#interfaces.apply(effect)).then((answer) => {
+      this.#answer(urb, answer < 0 ? refusalOf(-answer) : 'ok');
+    });
+    return true;
+  }
+
+  async #whileLocked(call: () => Promise<number>): Promise<number> {
+    this.#locked = true;
+    this.#file.unwatch();
+    const answer = await call();
+    this.#locked = false;
+    for (const one of this.#unlinkLater.splice(0)) this.#transfers.unlink(one);
+    for (const one of this.#submitLater.splice(0)) this.submit(one);
+    this.#watch();
+    return answer;
+  }
+
+  #watch(): void {
+    this.#file.watch(() => this.#reap());
+  }
+
+  #answer(urb: Urb, status: UrbStatus): void {
+    urb.status = status;
+    urb.actualOctets = 0;
+    urb.dataIn = NO_OCTETS;
+    this.#host?.completed(urb);
+  }
+
+  #reap(): void {
+    if (this.#gone || this.#disposed || this.#transfers.reap()) return;
+    this.#gone = true;
+    this.#transfers.abandon();
+    this.#host?.removed();
+    this.#onGone();
+  }
+}

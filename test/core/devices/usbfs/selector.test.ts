@@ -1,0 +1,89 @@
+import { strict as assert } from 'node:assert';
+import {
+  exportBusId,
+  matches,
+  parseSelector,
+  udevRule,
+} from '../../../../src/core/devices/usbfs/selector.ts';
+import type { HostDevice } from '../../../../src/core/devices/usbfs/sysfs.ts';
+import { UserError } from '../../../../src/core/errors.ts';
+
+const DEVICE: HostDevice = {
+  busId: '1-1.2',
+  folder: '/sys/x',
+  busNumber: 1,
+  deviceNumber: 7,
+  vendorId: '0951',
+  productId: '1666',
+  serialNumber: 'A+B:7',
+  isHub: false,
+  isRemote: false,
+  speed: 'high',
+  configurationValue: 1,
+  label: 'stick',
+};
+
+describe('usb: selectors', () => {
+  const fitting = [
+    ...['1-1.2', '1-*', '*-1.2', '*', '0951:1666', '0951:166*', '09*:*', '*:*', '*:*:A+B:7'],
+    ...['0951:1666:A*', '*:1666:*', '0951:1666:*7'],
+  ];
+  for (const target of fitting) {
+    it(`${target} fits`, () => assert(matches(parseSelector(target), DEVICE)));
+  }
+  for (const target of [
+    '1-1',
+    '2-*',
+    '1-1.2.1',
+    '0951:1667',
+    '1951:*',
+    '0951:1666:B',
+    '*:*:A.B:7',
+  ]) {
+    it(`${target} does not`, () => assert(!matches(parseSelector(target), DEVICE)));
+  }
+
+  it('identifiers may be written in capitals', () => {
+    assert(matches(parseSelector('0A51:166F'), { ...DEVICE, vendorId: '0a51', productId: '166f' }));
+  });
+
+  for (const target of ['0951', '0951:16666', '951:1666', 'x', '1-', '0951:', 'g000:0000', '1_1']) {
+    it(`${target} is refused`, () => {
+      assert.throws(
+        () => parseSelector(target),
+        (error) => error instanceof UserError && error.message.includes(`usb:${target}: not a`),
+      );
+    });
+  }
+
+  it('a place is its own bus id', () => {
+    assert.equal(exportBusId(parseSelector('1-1.2'), DEVICE), '1-1.2');
+    assert.equal(exportBusId(parseSelector('1-*'), DEVICE), '1-1.2');
+  });
+
+  it('identifiers make a bus id that does not depend on the place', () => {
+    const elsewhere = { ...DEVICE, busId: '4-3', deviceNumber: 99, busNumber: 4 };
+    const ids = ['0951:1666', '0951:*', '*:*'].flatMap((target) =>
+      [DEVICE, elsewhere].map((device) => exportBusId(parseSelector(target), device)),
+    );
+    assert.equal(new Set(ids).size, 1);
+    assert.match(ids[0] ?? '', /^1\d\d-\d{1,3}$/);
+    const bySerial = exportBusId(parseSelector('*:*:A*'), DEVICE);
+    assert.notEqual(bySerial, ids[0]);
+    assert.notEqual(
+      bySerial,
+      exportBusId(parseSelector('*:*:*'), { ...DEVICE, serialNumber: 'C' }),
+    );
+  });
+
+  it('make udev rules', () => {
+    const head = 'SUBSYSTEM=="usb", ENV{DEVTYPE}=="usb_device"';
+    const tail = 'MODE="0660", GROUP="plugdev", TAG+="uaccess"';
+    const rule = (target: string) => udevRule(parseSelector(target), 'plugdev');
+    assert.equal(rule('1-*'), `${head}, KERNEL=="1-*", ${tail}`);
+    assert.equal(
+      rule('0951:166*:a"[b*'),
+      `${head}, ATTR{idVendor}=="0951", ATTR{idProduct}=="166*", ATTR{serial}=="a??b*", ${tail}`,
+    );
+  });
+});
