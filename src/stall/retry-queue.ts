@@ -65,6 +65,7 @@ export const RETRY_TRANSITIONS: readonly Transition<RetryPhase>[] = [
   },
   { from: 'collecting', to: 'retrying', when: 'the same, but nothing is left' },
   { from: 'retrying', to: 'running', when: 'the driver submits, and it is sent with clear-stall' },
+  { from: 'retrying', to: 'collecting', when: 'an unlink overtook its URB' },
   { from: 'running', to: 'lost', when: 'the connection is lost' },
   { from: 'collecting', to: 'lost', when: 'the connection is lost' },
   { from: 'retrying', to: 'lost', when: 'the connection is lost' },
@@ -162,6 +163,15 @@ export function unlinked<T>(queue: RetryQueue<T>, transfer: T, actions: RetryAct
     // The stall protocol's server stops by itself, if the unlink comes in time.
     if (queue.server === 'old') stop(queue);
   }
+}
+
+/**
+ * A transfer's unlink has come before it, so that it never enters the queue, and the driver was told:
+ * what is behind it waits for its handler all the same. `handled` is due for it.
+ */
+export function overtaken<T>(queue: RetryQueue<T>): void {
+  queue.handling++;
+  stop(queue);
 }
 
 /** The server ended a transfer that was sent; once for each time that it was sent. */
