@@ -10,6 +10,8 @@ import { VIRTUAL_KINDS } from '../core/devices/virtual/kinds.ts';
 import { VirtualDevice } from '../core/devices/virtual/virtual-device.ts';
 import { UserError } from '../core/errors.ts';
 import { type ExportSpec, readOptions } from '../core/export-spec.ts';
+import { openRemote } from '../usbip/remote-device.ts';
+import { parseAddress } from './addresses.ts';
 
 export interface OpenContext {
   /** What relative paths in the spec are relative to. */
@@ -28,7 +30,11 @@ interface Scheme {
 
 const SCHEMES: ReadonlyMap<string, Scheme> = new Map([
   ['virtual', { open: openVirtual, help: () => VIRTUAL_KINDS.map(describeKind).join('\n') }],
+  ['remote', { open: openRemoteSpec, help: () => REMOTE_HELP }],
 ]);
+
+const REMOTE_HELP =
+  '  remote:HOST[:PORT]/BUSID   a device of another USB/IP server, as urbgate list -r HOST shows it';
 
 /**
  * Makes the device that a spec asks for; it is the caller's to dispose of.
@@ -59,6 +65,17 @@ async function openVirtual(spec: ExportSpec, context: OpenContext): Promise<UsbD
     typeof kind.define
   >[0];
   return new VirtualDevice(kind.define(options), { onFault: context.onFault });
+}
+
+async function openRemoteSpec(spec: ExportSpec): Promise<UsbDevice> {
+  const [, address, busId] = /^(.+)\/([^/]+)$/.exec(spec.target) ?? [];
+  if (address === undefined || busId === undefined) {
+    throw new UserError(
+      `Cannot export ${spec.text}: "${spec.target}", wanted HOST[:PORT]/BUSID such as 10.0.0.2/1-1`,
+    );
+  }
+  readOptions(spec, {}, '');
+  return await openRemote(parseAddress(`export ${spec.text} from`, address, 1), busId);
 }
 
 /** What `--help` says of SPEC. */

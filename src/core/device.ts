@@ -59,10 +59,11 @@ export interface DeviceHost {
 /**
  * How many URBs of one endpoint the device takes at a time.
  *
- * `serial`: one; the next is submitted when it is back. A back end that stops its own queue on an
- * error, as usbfs does, will get a model of its own.
+ * - `serial`: one; the next is submitted when it is back. A back end that stops its own queue on an
+ *   error, as usbfs does, will get a model of its own.
+ * - `serial-but-isochronous`: one, but of an isochronous endpoint, which never stops, all there are.
  */
-export type QueueModel = 'serial';
+export type QueueModel = 'serial' | 'serial-but-isochronous';
 
 /** A back end's device. All calls come from one session at a time, between `open` and `close`. */
 export interface UsbDevice {

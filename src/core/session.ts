@@ -82,8 +82,13 @@ function controlRecovery(recovery: Recovery): Recovery {
   };
 }
 
+/** URBs of one isochronous endpoint that a device takes at a time, if it takes more than one. */
+const ISOCHRONOUS_FLIGHT_MAX = 64;
+
 /** URBs of one endpoint that the device takes at a time. */
-const FLIGHT_MAX: Readonly<Record<QueueModel, number>> = { serial: 1 };
+function flightMax(model: QueueModel, type: TransferType): number {
+  return model === 'serial' || type !== 'isochronous' ? 1 : ISOCHRONOUS_FLIGHT_MAX;
+}
 
 /** Which ends stop a queue: kernel-doc of usb_unlink_urb, "Unlinking and Endpoint Queues". */
 const STOPS_ON: Readonly<Record<TransferType, StopsOn>> = {
@@ -278,7 +283,7 @@ export class DeviceSession implements DeviceHost {
     const fresh: Slot = {
       endpoint,
       queue: endpointQueue(
-        FLIGHT_MAX[this.device.queueModel],
+        flightMax(this.device.queueModel, type),
         STOPS_ON[type],
         type === 'control' ? controlRecovery(this.#recovery) : this.#recovery,
       ),
