@@ -7,9 +7,12 @@ import { existsSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { Command, CommanderError } from 'commander';
 import { UserError } from '../core/errors.ts';
+import { attachCommand } from './attach.ts';
+import { detachCommand } from './detach.ts';
 import { exportCommand } from './export.ts';
 import { listCommand } from './list.ts';
 import { printable } from './log.ts';
+import { portCommand } from './port.ts';
 import { serveCommand } from './serve.ts';
 import { statusCommand } from './status.ts';
 import { unexportCommand } from './unexport.ts';
@@ -23,6 +26,7 @@ Examples:
   urbgate list -r 192.168.1.2                        what another machine exports
   urbgate export virtual:serial                      one more device
   urbgate status                                     who has which device
+  urbgate attach -r 192.168.1.2 -b 1-1 --persist     use it here, and keep it
   urbgate help serve                                 all about SPEC
 `;
 
@@ -37,6 +41,9 @@ function urbgate(): Command {
     exportCommand(),
     unexportCommand(),
     statusCommand(),
+    attachCommand(),
+    portCommand(),
+    detachCommand(),
   ];
   for (const command of commands) program.addCommand(command);
   for (const command of [program, ...commands]) {
