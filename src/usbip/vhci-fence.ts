@@ -108,7 +108,10 @@ export class VhciFence {
     const read = watch.written() - watch.unread();
     if (read < mark) return; // no time limit: a connection that is not read from is dead or slow
     const handled = read > mark || watch.receiverSleeps();
-    if (handled === false && now - since < ROUND_MILLISECONDS_MAX) return;
+    if (handled === false) {
+      if (now - since < ROUND_MILLISECONDS_MAX) return;
+      this.timedRounds++;
+    }
     this.#stage = { name: 'sending', mark, since: now };
   }
 

@@ -1,0 +1,102 @@
+/** What WebUSB shows of a device, read once from its descriptors; settings and claims change. */
+import { DESCRIPTOR } from '../core/descriptors.ts';
+import type { EndpointInfo } from '../core/device.ts';
+import type { RemoteDevice } from './client.ts';
+import { type RemoteDescriptors, readDescriptors, readString } from './remote-descriptors.ts';
+import type {
+  UsbAlternateInterface,
+  UsbConfiguration,
+  UsbEndpoint,
+  UsbInterface,
+} from './webusb-types.ts';
+
+/** Everything about a device that does not need it to be open. */
+export interface DeviceFacts {
+  readonly descriptors: RemoteDescriptors;
+  readonly manufacturerName: string | undefined;
+  readonly productName: string | undefined;
+  readonly serialNumber: string | undefined;
+  readonly configurations: readonly ConfigurationState[];
+}
+
+/** An interface whose setting and claim are the device's to change. */
+export class InterfaceState implements UsbInterface {
+  readonly interfaceNumber: number;
+  readonly alternates: readonly UsbAlternateInterface[];
+  alternate: UsbAlternateInterface;
+  claimed = false;
+
+  constructor(number: number, first: UsbAlternateInterface, more: UsbAlternateInterface[]) {
+    this.interfaceNumber = number;
+    this.alternates = [first, ...more];
+    this.alternate = first;
+  }
+
+  /** As after SET_CONFIGURATION. */
+  reset(): void {
+    const [first] = this.alternates;
+    if (first !== undefined) this.alternate = first;
+    this.claimed = false;
+  }
+}
+
+export interface ConfigurationState extends UsbConfiguration {
+  readonly interfaces: readonly InterfaceState[];
+}
+
+/**
+ * @throws {UserError} if the device does not answer.
+ */
+export async function readFacts(remote: RemoteDevice): Promise<DeviceFacts> {
+  const descriptors = await readDescriptors(remote);
+  const { manufacturer, product, serialNumber } = descriptors.device;
+  const configurations: ConfigurationState[] = [];
+  for (const [n, octets] of descriptors.configurations.entries()) {
+    const { value = 0, alternates = [] } = descriptors.parsed[n] ?? {};
+    const names = interfaceNames(octets);
+    const byNumber = new Map<number, UsbAlternateInterface[]>();
+    for (const [at, setting] of alternates.entries()) {
+      const settings = byNumber.get(setting.number) ?? [];
+      byNumber.set(setting.number, settings);
+      settings.push({
+        alternateSetting: setting.alternate,
+        interfaceClass: setting.class,
+        interfaceSubclass: setting.subclass,
+        interfaceProtocol: setting.protocol,
+        interfaceName: await readString(remote, names[at] ?? 0),
+        endpoints: setting.endpoints.map(endpointOf).filter((one) => one !== null),
+      });
+    }
+    const interfaces = [...byNumber].flatMap(([number, [first, ...more]]) =>
+      first === undefined ? [] : [new InterfaceState(number, first, more)],
+    );
+    const configurationName = await readString(remote, octets[6] ?? 0);
+    configurations.push({ configurationValue: value, configurationName, interfaces });
+  }
+  return {
+    descriptors,
+    manufacturerName: await readString(remote, manufacturer),
+    productName: await readString(remote, product),
+    serialNumber: await readString(remote, serialNumber),
+    configurations,
+  };
+}
+
+function endpointOf({
+  address,
+  direction,
+  type,
+  maxPacketOctets,
+}: EndpointInfo): UsbEndpoint | null {
+  if (type === 'control') return null;
+  return { endpointNumber: address & 15, direction, type, packetSize: maxPacketOctets };
+}
+
+/** iInterface of each alternate setting, in the order of the descriptors. */
+function interfaceNames(octets: Buffer): number[] {
+  const names: number[] = [];
+  for (let at = 0; at + 9 <= octets.length; at += Math.max(2, octets[at] ?? 0)) {
+    if (octets[at + 1] === DESCRIPTOR.interface) names.push(octets[at + 8] ?? 0);
+  }
+  return names;
+}
