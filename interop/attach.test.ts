@@ -137,7 +137,8 @@ describe('urbgate attach', function () {
       });
     });
 
-    for (const one of OTHER_CASES) {
+    // A program that unlinks from outside a completion handler has no promise, locally neither.
+    for (const one of OTHER_CASES.filter(({ settings }) => settings.unlink !== 'discard')) {
       const rounds = Math.min(100, one.rounds);
       it(`${one.name}, urbgate at both ends, ${rounds} rounds`, async () => {
         await withGateway([one.spec], async (server) => {

@@ -165,10 +165,7 @@ export function unlinked<T>(queue: RetryQueue<T>, transfer: T, actions: RetryAct
   }
 }
 
-/**
- * A transfer's unlink has come before it, so that it never enters the queue, and the driver was told:
- * what is behind it waits for its handler all the same. `handled` is due for it.
- */
+/** A transfer's unlink has come before it: what is behind waits for its handler, `handled` is due. */
 export function overtaken<T>(queue: RetryQueue<T>): void {
   queue.handling++;
   stop(queue);
@@ -211,6 +208,11 @@ export function connectionLost<T>(queue: RetryQueue<T>, actions: RetryActions<T>
   queue.waiting.length = 0;
   queue.returned.clear();
   queue.asked.clear();
+}
+
+/** Nothing is under way or being handled: the queue might as well be a new one. */
+export function isIdle<T>({ sent, waiting, handling }: RetryQueue<T>): boolean {
+  return sent.length + waiting.length + handling === 0;
 }
 
 /** Changes the phase; a change that the table does not have is a bug of this file. */

@@ -14,8 +14,9 @@ import {
   writeCapabilities,
 } from './extension.ts';
 import { Framer } from './framer.ts';
-import { FrontEnd, type Handler, type Pending } from './front-end.ts';
+import { FrontEnd } from './front-end.ts';
 import { hex, pathOf } from './operations.ts';
+import type { Handler, Pending } from './pending.ts';
 import {
   DeviceRecord,
   ImportRequest,

@@ -15,8 +15,8 @@ import type { StopsOn } from '../stall/endpoint-queue.ts';
 import {
   connectionLost,
   handled,
+  isIdle,
   overtaken,
-  type Reply,
   type RetryActionKind,
   type RetryQueue,
   replied,
@@ -27,8 +27,9 @@ import {
 import { submitCommand, unlinkCommand } from './commands.ts';
 import type { FrameHandler } from './framer.ts';
 import { packetDescriptors, packetsOctets, readPackets } from './front-end-packets.ts';
+import { type Handler, type Pending, replyOf } from './pending.ts';
 import { COMMAND, HEADER_OCTETS, RetSubmit, RetUnlink } from './protocol.ts';
-import { ERRNO_BY_STATUS, statusOf } from './status.ts';
+import { statusOf } from './status.ts';
 import {
   isInput,
   NO_OCTETS,
@@ -37,23 +38,6 @@ import {
   type Transfer,
   type TransferResult,
 } from './transfer.ts';
-
-/**
- * Takes a transfer's result. If it returns 'later', what was begun by it goes on elsewhere, and
- * `FrontEnd.handled` is to be called when that has come to its end; the endpoint's queue does not go
- * on after an error before. Any other value means that it is done.
- */
-export type Handler = (result: TransferResult) => unknown;
-
-/** A transfer under way; `FrontEnd.unlink` takes it. */
-export interface Pending {
-  readonly transfer: Transfer;
-  readonly in: boolean;
-  readonly done: Handler;
-  /** Of its last CMD_SUBMIT. */
-  seqnum: number;
-  result: TransferResult;
-}
 
 export interface FrontEndOptions {
   readonly deviceId: number;
@@ -293,18 +277,13 @@ export class FrontEnd implements FrameHandler {
 
   #queueOf({ endpoint, type }: Pick<Transfer, 'endpoint' | 'type'>): RetryQueue<Pending> {
     let queue = this.#queues.get(endpoint);
-    if (queue === undefined) {
-      queue = retryQueue(STOPS_ON[type], this.#options.stallProtocol ? 'stall-protocol' : 'old');
+    const stopsOn = STOPS_ON[type];
+    // Another alternate setting may have another kind of endpoint there.
+    if (queue === undefined || (queue.stopsOn !== stopsOn && isIdle(queue))) {
+      queue = retryQueue(stopsOn, this.#options.stallProtocol ? 'stall-protocol' : 'old');
       if (this.#lost) connectionLost(queue, this.#actions);
       this.#queues.set(endpoint, queue);
     }
     return queue;
   }
-}
-
-/** What a reply means to the queue. */
-function replyOf({ status, actualOctets }: TransferResult, stallProtocol: boolean): Reply {
-  if (status === 'ok' || status === 'short') return status;
-  if (ERRNO_BY_STATUS[status] !== ERRNO_BY_STATUS.unlinked || actualOctets > 0) return 'error';
-  return stallProtocol ? 'returned' : 'unlinked';
 }

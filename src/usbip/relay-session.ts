@@ -32,7 +32,7 @@ import type { EndpointInfo } from '../core/device.ts';
 import type { SessionClient } from '../core/session.ts';
 import type { Urb } from '../core/urb.ts';
 import type { RemoteDevice } from './client.ts';
-import type { Pending } from './front-end.ts';
+import type { Pending } from './pending.ts';
 import type { RemoteEndpoints } from './remote-endpoints.ts';
 import { fillIn, transferOf } from './remote-urbs.ts';
 import type { TransferResult } from './transfer.ts';

@@ -13,7 +13,7 @@ import type { DeviceHost, DeviceInfo, EndpointInfo, UsbDevice } from '../core/de
 import { UserError } from '../core/errors.ts';
 import type { Urb } from '../core/urb.ts';
 import { type ImportOptions, importDevice, type RemoteDevice } from './client.ts';
-import type { Pending } from './front-end.ts';
+import type { Pending } from './pending.ts';
 import { readDescriptors, readEndpoints, readString } from './remote-descriptors.ts';
 import type { RemoteEndpoints } from './remote-endpoints.ts';
 import { fillIn, transferOf } from './remote-urbs.ts';

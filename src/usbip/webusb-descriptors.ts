@@ -3,9 +3,12 @@ import { DESCRIPTOR } from '../core/descriptors.ts';
 import type { EndpointInfo } from '../core/device.ts';
 import type { RemoteDevice } from './client.ts';
 import { type RemoteDescriptors, readDescriptors, readString } from './remote-descriptors.ts';
+import { assertClaimed, fault } from './webusb-transfers.ts';
 import type {
   UsbAlternateInterface,
   UsbConfiguration,
+  UsbControlTransferParameters,
+  UsbDirection,
   UsbEndpoint,
   UsbInterface,
 } from './webusb-types.ts';
@@ -99,4 +102,46 @@ function interfaceNames(octets: Buffer): number[] {
     if (octets[at + 1] === DESCRIPTOR.interface) names.push(octets[at + 8] ?? 0);
   }
   return names;
+}
+
+/** An endpoint with the interface that it belongs to. */
+export interface Found {
+  readonly endpoint: UsbEndpoint;
+  readonly of: InterfaceState;
+}
+
+type MaybeConfiguration = ConfigurationState | undefined;
+
+/** @throws {DOMException} NotFoundError if the configuration has none of that number. */
+export function findInterface(from: MaybeConfiguration, number: number): InterfaceState {
+  const found = from?.interfaces.find((one) => one.interfaceNumber === number);
+  if (found === undefined) throw fault('NotFoundError', `no interface ${number}`);
+  return found;
+}
+
+/** @throws {DOMException} NotFoundError if no interface has such an endpoint now. */
+export function findEndpoint(
+  from: MaybeConfiguration,
+  direction: UsbDirection,
+  number: number,
+): Found {
+  for (const of of from?.interfaces ?? []) {
+    const endpoint = of.alternate.endpoints.find(
+      (one) => one.endpointNumber === number && one.direction === direction,
+    );
+    if (endpoint !== undefined) return { endpoint, of };
+  }
+  throw fault('NotFoundError', `no ${direction} endpoint ${number}`);
+}
+
+/** "Check the validity of the control transfer parameters". */
+export function assertControl(
+  from: MaybeConfiguration,
+  { recipient, index }: UsbControlTransferParameters,
+): void {
+  if (from === undefined) return;
+  if (recipient === 'interface') assertClaimed(findInterface(from, index & 0xff));
+  if (recipient === 'endpoint') {
+    assertClaimed(findEndpoint(from, (index & 0x80) !== 0 ? 'in' : 'out', index & 15).of);
+  }
 }

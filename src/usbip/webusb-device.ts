@@ -20,7 +20,14 @@ import { UserError } from '../core/errors.ts';
 import { importDevice } from './client.ts';
 import type { ListenAddress } from './server.ts';
 import { DeviceDescription } from './webusb-description.ts';
-import type { ConfigurationState, DeviceFacts, InterfaceState } from './webusb-descriptors.ts';
+import {
+  assertControl,
+  type ConfigurationState,
+  type DeviceFacts,
+  findEndpoint,
+  findInterface,
+  type InterfaceState,
+} from './webusb-descriptors.ts';
 import { OpenDevice } from './webusb-open.ts';
 import {
   addressOf,
@@ -42,7 +49,6 @@ import {
   type UsbConfiguration,
   type UsbControlTransferParameters,
   type UsbDirection,
-  type UsbEndpoint,
   type UsbEndpointType,
   type UsbInTransferResult,
   type UsbIsochronousInTransferResult,
@@ -56,12 +62,6 @@ const CLEAR_FEATURE = [0x02, 1] as const;
 /** SET_FEATURE(PORT_RESET): what servers take for a reset of the device. */
 const SET_PORT_FEATURE = [0x23, 3] as const;
 const PORT_RESET = 4;
-
-/** An endpoint with the interface that it belongs to. */
-interface Found {
-  readonly endpoint: UsbEndpoint;
-  readonly of: InterfaceState;
-}
 
 export class WebUsbDevice extends DeviceDescription {
   /** Where it is: no part of WebUSB. */
@@ -184,7 +184,7 @@ export class WebUsbDevice extends DeviceDescription {
   ): Promise<UsbInTransferResult> {
     this.#assertConnected();
     const open = this.#assertOpen();
-    this.#assertControl(setup);
+    assertControl(this.#configuration, setup);
     const octets = controlSetup(setup, 'in', length);
     const result = await open.control(octets, { octets: length });
     return { data: viewOf(result.data), status: statusOf(result) };
@@ -196,7 +196,7 @@ export class WebUsbDevice extends DeviceDescription {
   ): Promise<UsbOutTransferResult> {
     this.#assertConnected();
     const open = this.#assertOpen();
-    this.#assertControl(setup);
+    assertControl(this.#configuration, setup);
     const octets = octetsOf(data);
     const packet = controlSetup(setup, 'out', octets.length);
     const result = await open.control(packet, { data: octets });
@@ -205,7 +205,7 @@ export class WebUsbDevice extends DeviceDescription {
 
   async clearHalt(direction: UsbDirection, endpointNumber: number): Promise<void> {
     this.#assertConnected();
-    const { of } = this.#endpoint(direction, endpointNumber);
+    const { of } = findEndpoint(this.#configuration, direction, endpointNumber);
     const open = this.#assertOpen();
     assertClaimed(of);
     await open.request(...CLEAR_FEATURE, 0, addressOf(direction, endpointNumber));
@@ -273,7 +273,7 @@ export class WebUsbDevice extends DeviceDescription {
 
   #prepare(direction: UsbDirection, number: number, types: readonly UsbEndpointType[]) {
     this.#assertConnected();
-    const { endpoint, of } = this.#endpoint(direction, number);
+    const { endpoint, of } = findEndpoint(this.#configuration, direction, number);
     if (!types.includes(endpoint.type)) {
       throw fault('InvalidAccessError', `endpoint ${number} is ${endpoint.type}, wanted ${types}`);
     }
@@ -294,27 +294,6 @@ export class WebUsbDevice extends DeviceDescription {
   }
 
   #interface(number: number): InterfaceState {
-    const found = this.#configuration?.interfaces.find((one) => one.interfaceNumber === number);
-    if (found === undefined) throw fault('NotFoundError', `no interface ${number}`);
-    return found;
-  }
-
-  #endpoint(direction: UsbDirection, number: number): Found {
-    for (const of of this.#configuration?.interfaces ?? []) {
-      const endpoint = of.alternate.endpoints.find(
-        (one) => one.endpointNumber === number && one.direction === direction,
-      );
-      if (endpoint !== undefined) return { endpoint, of };
-    }
-    throw fault('NotFoundError', `no ${direction} endpoint ${number}`);
-  }
-
-  /** "Check the validity of the control transfer parameters". */
-  #assertControl({ recipient, index }: UsbControlTransferParameters): void {
-    if (this.#configuration === undefined) return;
-    if (recipient === 'interface') assertClaimed(this.#interface(index & 0xff));
-    if (recipient === 'endpoint') {
-      assertClaimed(this.#endpoint((index & 0x80) !== 0 ? 'in' : 'out', index & 15).of);
-    }
+    return findInterface(this.#configuration, number);
   }
 }

@@ -1,6 +1,6 @@
 /** A device while it is open for WebUSB: its import, and what is under way on it. */
 import type { RemoteDevice } from './client.ts';
-import type { Pending } from './front-end.ts';
+import type { Pending } from './pending.ts';
 import type { Transfer, TransferResult } from './transfer.ts';
 import { fault, statusOf } from './webusb-transfers.ts';
 

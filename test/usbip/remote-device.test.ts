@@ -3,7 +3,7 @@ import { sourceSink } from '../../src/core/devices/virtual/source-sink/kind.ts';
 import { VirtualDevice } from '../../src/core/devices/virtual/virtual-device.ts';
 import { Registry } from '../../src/core/registry.ts';
 import { importDevice, type RemoteDevice } from '../../src/usbip/client.ts';
-import type { Pending } from '../../src/usbip/front-end.ts';
+import type { Pending } from '../../src/usbip/pending.ts';
 import { openRemote, type RemoteUsbDevice } from '../../src/usbip/remote-device.ts';
 import { type ListenAddress, UsbipServer } from '../../src/usbip/server.ts';
 import type { Transfer, TransferResult } from '../../src/usbip/transfer.ts';
