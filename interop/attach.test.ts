@@ -242,7 +242,7 @@ describe('urbgate attach', function () {
       await withGateway(['virtual:serial', 'virtual:serial'], async (server) => {
         const first = await attachWith(guest, 'urbgate', '1-1', server);
         const second = await attachWith(guest, 'urbgate', '1-2', server);
-        await guest.succeed("kill -9 $(pgrep -f 'attach --background')");
+        await guest.succeed("kill -9 $(pgrep -f '[a]ttach --background')");
         await waitFree(guest, [first.port, second.port]);
         await attachWith(guest, 'urbgate', '1-1', server);
       });
