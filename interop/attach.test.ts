@@ -183,6 +183,31 @@ describe('urbgate attach', function () {
     });
   });
 
+  describe("testusb, the kernel's server", () => {
+    // Those that unlink (11, 12, 24) are more than that server survives.
+    const fatal: readonly number[] = [11, 12, 24];
+    const cases = bulkCases(0).filter(({ number }) => !fatal.includes(number));
+
+    it('passes through urbgate attach', async () => {
+      const gadget = await sourceSinkGadget(guest, { pattern: '0' });
+      const server = await exportByKernel(guest, gadget);
+      try {
+        await loadUsbtest(guest);
+        const { node } = await attachWith(guest, 'urbgate', gadget.busid, server);
+        const results = await runUsbtest(guest, node, cases);
+        say(formatUsbtest(results));
+        assert.deepEqual(
+          results.filter(({ outcome }) => outcome !== 'pass'),
+          [],
+        );
+      } finally {
+        await guest.run(urbgateCommand('detach all'), { timeoutSeconds: 30 });
+        await guest.run(`usbip unbind -b ${gadget.busid}`);
+        await gadget.remove();
+      }
+    });
+  });
+
   describe('disk', () => {
     const useDisk = async (disk: string) => {
       await guest.succeed(`mkfs.ext4 -q -F /dev/${disk} && mount /dev/${disk} /mnt`, {

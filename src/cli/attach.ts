@@ -22,7 +22,7 @@ import { createLog } from './log.ts';
 import { say } from './output.ts';
 import { stopOnSignal } from './stop.ts';
 import { Supervisor } from './supervisor.ts';
-import { askSupervisor, ensureSupervisor, supervisorPath } from './supervisor-client.ts';
+import { attachBySupervisor, supervisorPath } from './supervisor-client.ts';
 
 interface AttachOptions {
   readonly remote?: string;
@@ -40,7 +40,7 @@ interface AttachOptions {
 }
 
 /** A supervisor in the background with nothing to do ends after so long. */
-const IDLE_MILLISECONDS = 5_000;
+const IDLE_MILLISECONDS = 10_000;
 
 export function attachCommand(): Command {
   return what(new Command('attach'))
@@ -88,8 +88,8 @@ async function attach(options: AttachOptions): Promise<void> {
     await supervise(where, requests, options);
     return;
   }
-  if (requests.length > 0) await ensureSupervisor(where);
-  for (const one of requests) tell(one, await askSupervisor(where, one));
+  if (requests.length > 0) new Vhci().ports(); // no supervisor is started if there is no vhci
+  for (const one of requests) tell(one, await attachBySupervisor(where, one));
 }
 
 function tell(request: AttachRequest, { port, id, why }: AttachmentStatus): void {

@@ -15,6 +15,9 @@ const ANSWER_MILLISECONDS = 30_000;
 /** No gateway is there: no socket, or one that a gateway has left behind. */
 export class NobodyListens extends UserError {}
 
+/** Somebody was there, and has gone or says nothing. */
+export class NoAnswer extends UserError {}
+
 /**
  * Asks the gateway behind `--control` or the default path.
  *
@@ -99,7 +102,7 @@ function failed(path: string, error: NodeJS.ErrnoException | undefined, peer: Pe
         `Cannot reach the ${name}: ${path} belongs to another user, wanted one's own ${name}`,
       );
     default:
-      return new UserError(
+      return new NoAnswer(
         `Cannot reach the ${name}: ${path} gives ${error?.message ?? 'no answer'}, wanted an answer`,
       );
   }

@@ -4,8 +4,13 @@ import { openSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { UserError } from '../core/errors.ts';
-import type { AttachmentStatus, SupervisorRequest, SupervisorStatus } from './attach-protocol.ts';
-import { callControl, NobodyListens, type Peer } from './control-client.ts';
+import type {
+  AttachmentStatus,
+  AttachRequest,
+  SupervisorRequest,
+  SupervisorStatus,
+} from './attach-protocol.ts';
+import { callControl, NoAnswer, NobodyListens, type Peer } from './control-client.ts';
 import {
   ACTUAL,
   ATTACH_CONTROL,
@@ -20,6 +25,7 @@ const ANSWER_MILLISECONDS = 50_000;
 const START_MILLISECONDS = 30_000;
 const PROBE_MILLISECONDS = 2_000;
 const LOOK_MILLISECONDS = 50;
+const TRIES_MAX = 3;
 
 interface Results {
   status: SupervisorStatus;
@@ -47,8 +53,29 @@ export async function askSupervisor<R extends SupervisorRequest>(
   return result as Results[R['command']];
 }
 
+/**
+ * Asks the supervisor, which is started if there is none. One that has nothing to do ends by itself,
+ * perhaps at this very moment: then another is started and asked.
+ *
+ * @throws {UserError} if it cannot be started or refuses.
+ */
+export async function attachBySupervisor(
+  where: ControlPath,
+  request: AttachRequest,
+): Promise<AttachmentStatus> {
+  for (let tries = 1; ; tries++) {
+    await ensureSupervisor(where);
+    try {
+      return await askSupervisor(where, request);
+    } catch (error) {
+      const hasGone = error instanceof NobodyListens || error instanceof NoAnswer;
+      if (!hasGone || tries === TRIES_MAX || (await isThere(where))) throw error;
+    }
+  }
+}
+
 /** Makes sure that there is a supervisor. Its log lies beside its socket. */
-export async function ensureSupervisor(where: ControlPath): Promise<void> {
+async function ensureSupervisor(where: ControlPath): Promise<void> {
   if (await isThere(where)) return;
   prepareControlPath(where);
   const log = join(dirname(where.path), 'attach.log');
@@ -81,7 +108,7 @@ async function isThere({ path }: ControlPath): Promise<boolean> {
     await callControl(path, { command: 'status' }, PROBE_MILLISECONDS, SUPERVISOR);
     return true;
   } catch (error) {
-    if (error instanceof NobodyListens) return false;
+    if (error instanceof NobodyListens || error instanceof NoAnswer) return false;
     throw error;
   }
 }
