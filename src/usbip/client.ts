@@ -63,7 +63,7 @@ export class RemoteDevice {
     const agreed = readCapabilities(pathOf(reply)) ?? 0;
     this.stallProtocol = (agreed & CAPABILITY.stallProtocol) !== 0;
     this.#frontEnd = new FrontEnd({
-      deviceId: (this.record.bus << 16) | this.record.deviceNumber,
+      deviceId: ((this.record.bus << 16) | this.record.deviceNumber) >>> 0,
       stallProtocol: this.stallProtocol,
       holdBack: options.holdBack ?? 'short-not-ok',
       send: (octets) => this.#send(octets),

@@ -48,7 +48,7 @@ export class DirectLink {
     const { socket, reply } = await importSocket(server, busId, { stallProtocol: false });
     try {
       const record = DeviceRecord.read(reply, OpCommon.octets);
-      const deviceId = (record.bus << 16) | record.deviceNumber;
+      const deviceId = ((record.bus << 16) | record.deviceNumber) >>> 0;
       const speed = SPEED_NAMES.get(record.speed) ?? 'high';
       const port = vhci.attach(descriptorOf(socket), deviceId, speed, wantedPort);
       return new DirectLink(vhci, port, speed);

@@ -78,7 +78,7 @@ export class VhciLink {
   ) {
     this.#remote = remote;
     const { bus, deviceNumber } = remote.record;
-    const deviceId = (bus << 16) | deviceNumber;
+    const deviceId = ((bus << 16) | deviceNumber) >>> 0;
     this.#pair = unixPair();
     const before = vhciThreads();
     try {

@@ -54,6 +54,13 @@ export async function readFacts(remote: RemoteDevice): Promise<DeviceFacts> {
   const descriptors = await readDescriptors(remote);
   const { manufacturer, product, serialNumber } = descriptors.device;
   const configurations: ConfigurationState[] = [];
+  // Each is asked for once: a device may name the same string in thousands of settings.
+  const strings = new Map<number, Promise<string | undefined>>();
+  const nameOf = (index: number) => {
+    const name = strings.get(index) ?? readString(remote, index);
+    strings.set(index, name);
+    return name;
+  };
   for (const [n, octets] of descriptors.configurations.entries()) {
     const { value = 0, alternates = [] } = descriptors.parsed[n] ?? {};
     const names = interfaceNames(octets);
@@ -66,21 +73,21 @@ export async function readFacts(remote: RemoteDevice): Promise<DeviceFacts> {
         interfaceClass: setting.class,
         interfaceSubclass: setting.subclass,
         interfaceProtocol: setting.protocol,
-        interfaceName: await readString(remote, names[at] ?? 0),
+        interfaceName: await nameOf(names[at] ?? 0),
         endpoints: setting.endpoints.map(endpointOf).filter((one) => one !== null),
       });
     }
     const interfaces = [...byNumber].flatMap(([number, [first, ...more]]) =>
       first === undefined ? [] : [new InterfaceState(number, first, more)],
     );
-    const configurationName = await readString(remote, octets[6] ?? 0);
+    const configurationName = await nameOf(octets[6] ?? 0);
     configurations.push({ configurationValue: value, configurationName, interfaces });
   }
   return {
     descriptors,
-    manufacturerName: await readString(remote, manufacturer),
-    productName: await readString(remote, product),
-    serialNumber: await readString(remote, serialNumber),
+    manufacturerName: await nameOf(manufacturer),
+    productName: await nameOf(product),
+    serialNumber: await nameOf(serialNumber),
     configurations,
   };
 }
