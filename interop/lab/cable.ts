@@ -30,9 +30,10 @@ export class CabledGuest {
   }
 
   /** Starts a gateway that listens at the host's end of the cable. */
-  startGateway(options: GatewayOptions): Promise<Gateway> {
+  startGateway(options: GatewayOptions & { listenPort?: number }): Promise<Gateway> {
     const command = ['ip', 'netns', 'exec', this.#namespace];
-    return startGateway({ ...options, within: command, listen: `${HOST_ADDRESS}:0` });
+    const listen = `${HOST_ADDRESS}:${options.listenPort ?? 0}`;
+    return startGateway({ ...options, within: command, listen });
   }
 
   /** How the guest reaches such a gateway. */

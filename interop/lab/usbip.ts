@@ -122,7 +122,7 @@ echo \${port##*/port} $from $to`,
 /** Where vhci shows the state of its ports: "hub port state speed device socket busid" lines. */
 const STATUS = '/sys/devices/platform/vhci_hcd.0/status*';
 
-async function waitConfigured(
+export async function waitConfigured(
   guest: Guest,
   remoteBusid: string,
   port: number,

@@ -15,6 +15,9 @@ const ANSWER_MILLISECONDS = 30_000;
 /** No gateway is there: no socket, or one that a gateway has left behind. */
 export class NobodyListens extends UserError {}
 
+/** Somebody was there, and has gone or says nothing. */
+export class NoAnswer extends UserError {}
+
 /**
  * Asks the gateway behind `--control` or the default path.
  *
@@ -31,8 +34,17 @@ export async function askGateway<C extends Command>(
   return await callGateway<C>(where.path, request, ANSWER_MILLISECONDS);
 }
 
+/** Whom a command asks, for messages. */
+export interface Peer {
+  readonly name: string;
+  /** What to do if nobody is there. */
+  readonly advice: string;
+}
+
+const GATEWAY: Peer = { name: 'gateway', advice: 'start one with urbgate serve' };
+
 /**
- * Sends a request and waits for its result.
+ * Sends a request to a gateway and waits for its result.
  *
  * @throws {NobodyListens} if nobody does; {UserError} if the gateway refuses or does not answer.
  */
@@ -41,6 +53,20 @@ export async function callGateway<C extends Command>(
   request: Request<C> & { readonly command: C },
   millisecondsMax: number,
 ): Promise<Result<C>> {
+  return (await callControl(path, request, millisecondsMax, GATEWAY)) as Result<C>;
+}
+
+/**
+ * Sends a request to whoever listens on a control socket; the result is its to define.
+ *
+ * @throws {NobodyListens} if nobody does; {UserError} if it refuses or does not answer.
+ */
+export async function callControl(
+  path: string,
+  request: { readonly command: string },
+  millisecondsMax: number,
+  peer: Peer,
+): Promise<unknown> {
   const client = new Client({ path, reconnect: false });
   let failure: NodeJS.ErrnoException | undefined;
   client.on('error', (error: unknown) => {
@@ -48,37 +74,36 @@ export async function callGateway<C extends Command>(
   });
   let timer: NodeJS.Timeout | undefined;
   const ended = new Promise<never>((_, reject) => {
-    client.on('close', () => reject(failed(path, failure)));
-    timer = setTimeout(() => reject(failed(path, undefined)), millisecondsMax);
+    client.on('close', () => reject(failed(path, failure, peer)));
+    timer = setTimeout(() => reject(failed(path, undefined, peer)), millisecondsMax);
   });
   try {
     const answered: Answer = await Promise.race([
       ended,
       client.connect().then(() => client.request(request, 0)),
     ]);
-    if (answered.ok) return answered.result as Result<C>;
+    if (answered.ok) return answered.result;
     if (answered.user) throw new UserError(answered.message);
-    throw new Error(`The gateway failed: ${answered.message}`);
+    throw new Error(`The ${peer.name} failed: ${answered.message}`);
   } finally {
     clearTimeout(timer);
     client.destroy();
   }
 }
 
-function failed(path: string, error: NodeJS.ErrnoException | undefined): UserError {
+function failed(path: string, error: NodeJS.ErrnoException | undefined, peer: Peer): UserError {
+  const { name, advice } = peer;
   switch (error?.code) {
     case 'ENOENT':
     case 'ECONNREFUSED':
-      return new NobodyListens(
-        `Cannot reach the gateway: nothing listens on ${path}, start one with urbgate serve`,
-      );
+      return new NobodyListens(`Cannot reach the ${name}: nothing listens on ${path}, ${advice}`);
     case 'EACCES':
       return new UserError(
-        `Cannot reach the gateway: ${path} belongs to another user, wanted one's own gateway`,
+        `Cannot reach the ${name}: ${path} belongs to another user, wanted one's own ${name}`,
       );
     default:
-      return new UserError(
-        `Cannot reach the gateway: ${path} gives ${error?.message ?? 'no answer'}, wanted an answer`,
+      return new NoAnswer(
+        `Cannot reach the ${name}: ${path} gives ${error?.message ?? 'no answer'}, wanted an answer`,
       );
   }
 }

@@ -26,9 +26,17 @@ export interface Surroundings {
   readonly uid: number | undefined;
 }
 
-const ACTUAL: Surroundings = { environment: process.env, uid: process.getuid?.() };
+export const ACTUAL: Surroundings = { environment: process.env, uid: process.getuid?.() };
 
-/** `--control`, the same for every command. */
+/** `--control` of the commands about attachments. */
+export function attachControlOption(): Option {
+  return new Option(
+    '--control <path>',
+    "control socket of the supervisor (default: $URBGATE_ATTACH_CONTROL, or the user's own)",
+  );
+}
+
+/** `--control`, the same for every command of the gateway. */
 export function controlOption(forServer: boolean): Option {
   const none = forServer ? ', or none for no control socket' : '';
   return new Option(
@@ -37,16 +45,30 @@ export function controlOption(forServer: boolean): Option {
   );
 }
 
+/** Which process listens there. */
+export interface ControlName {
+  readonly file: string;
+  readonly variable: string;
+}
+
+export const GATEWAY_CONTROL: ControlName = { file: 'control.sock', variable: 'URBGATE_CONTROL' };
+/** The process that looks after a machine's attachments. */
+export const ATTACH_CONTROL: ControlName = {
+  file: 'attach.sock',
+  variable: 'URBGATE_ATTACH_CONTROL',
+};
+
 /** The path to use; null if the user wants none. */
 export function controlPath(
   option: string | undefined,
   { environment, uid }: Surroundings = ACTUAL,
+  { file, variable }: ControlName = GATEWAY_CONTROL,
 ): ControlPath | null {
-  const chosen = option || environment.URBGATE_CONTROL;
+  const chosen = option || environment[variable];
   if (chosen === 'none') return null;
   if (chosen) return { path: resolve(chosen), chosen: true };
   return {
-    path: join(defaultFolder(environment.XDG_RUNTIME_DIR, uid), 'control.sock'),
+    path: join(defaultFolder(environment.XDG_RUNTIME_DIR, uid), file),
     chosen: false,
   };
 }

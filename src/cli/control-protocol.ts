@@ -32,13 +32,18 @@ export type Request<C extends Command = Command> = Commands[C]['request'];
 export type Result<C extends Command = Command> = Commands[C]['result'];
 
 export type Answer =
-  | { readonly ok: true; readonly result: Result }
+  | { readonly ok: true; readonly result: unknown }
   | { readonly ok: false; readonly message: string; readonly user: boolean };
 
-/** Carries out a request. Never rejects: what goes wrong is in the answer. */
-export async function answer(gateway: Controlled, request: unknown): Promise<Answer> {
+/** Carries out a request to a gateway. Never rejects: what goes wrong is in the answer. */
+export function answer(gateway: Controlled, request: unknown): Promise<Answer> {
+  return answerWith(() => carryOut(gateway, parseRequest(request)));
+}
+
+/** The answer to a request that `work` carries out. Never rejects. */
+export async function answerWith(work: () => Promise<unknown>): Promise<Answer> {
   try {
-    return { ok: true, result: await carryOut(gateway, parseRequest(request)) };
+    return { ok: true, result: await work() };
   } catch (error) {
     const message = error instanceof Error ? error.message : String(error);
     return { ok: false, message, user: error instanceof UserError };

@@ -10,10 +10,10 @@
 import type { Socket } from 'node:net';
 import { Server } from 'net-ipc';
 import { UserError } from '../core/errors.ts';
-import { callGateway, NobodyListens } from './control-client.ts';
+import { callControl, NobodyListens } from './control-client.ts';
 import { guard } from './control-guard.ts';
 import { type ControlPath, prepareControlPath } from './control-path.ts';
-import { answer, type Controlled } from './control-protocol.ts';
+import { type Answer, answer, type Controlled } from './control-protocol.ts';
 import type { Log } from './log.ts';
 
 const CONNECTIONS_MAX = 16;
@@ -28,20 +28,34 @@ export interface ControlServer {
 }
 
 /**
- * Answers requests on a unix socket.
+ * Answers requests to a gateway on a unix socket.
  *
  * @throws {UserError} if the path cannot be used, or another gateway uses it.
  */
-export async function serveControl(
+export function serveControl(
   where: ControlPath,
   gateway: Controlled,
+  log: Log,
+): Promise<ControlServer> {
+  return serveRequests(where, (request) => answer(gateway, request), log);
+}
+
+/**
+ * Answers requests on a unix socket. Among them must be `{ command: 'status' }`, whose result has
+ * the process id as `pid`: another process that wants the same path asks for it.
+ *
+ * @throws {UserError} if the path cannot be used, or another process uses it.
+ */
+export async function serveRequests(
+  where: ControlPath,
+  answerer: (request: unknown) => Promise<Answer>,
   log: Log,
 ): Promise<ControlServer> {
   prepareControlPath(where);
   await refuseIfTaken(where.path);
   const server = new Server({ path: where.path, max: CONNECTIONS_MAX, retries: 0 });
   server.on('request', async (request, respond) => {
-    const answered = await answer(gateway, request);
+    const answered = await answerer(request);
     if (!answered.ok) log.debug(`Control request failed: ${answered.message}`);
     await respond(answered).catch((error) => log.debug(`Cannot answer: ${error}`));
   });
@@ -64,7 +78,9 @@ export async function serveControl(
 async function refuseIfTaken(path: string): Promise<void> {
   const advice = 'wanted a path of its own; use --control PATH or --control none';
   try {
-    const { pid } = await callGateway(path, { command: 'status' }, PROBE_MILLISECONDS);
+    const peer = { name: 'gateway', advice: '' };
+    const status = await callControl(path, { command: 'status' }, PROBE_MILLISECONDS, peer);
+    const { pid } = status as { pid: number };
     throw new UserError(
       `Cannot serve: a gateway (pid ${pid}) already listens on control socket ${path}, ${advice}`,
     );

@@ -7,9 +7,12 @@ import { existsSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { Command, CommanderError } from 'commander';
 import { UserError } from '../core/errors.ts';
+import { attachCommand } from './attach.ts';
+import { detachCommand } from './detach.ts';
 import { exportCommand } from './export.ts';
 import { listCommand } from './list.ts';
 import { printable } from './log.ts';
+import { portCommand } from './port.ts';
 import { serveCommand } from './serve.ts';
 import { statusCommand } from './status.ts';
 import { udevRuleCommand } from './udev-rule.ts';
@@ -27,6 +30,7 @@ Examples:
   urbgate export virtual:serial                      one more device
   urbgate status                                     who has which device
   urbgate xen attach guest 1-1                       a device for a Xen guest
+  urbgate attach -r 192.168.1.2 -b 1-1 --persist     use it here, and keep it
   urbgate help serve                                 all about SPEC
 `;
 
@@ -43,6 +47,9 @@ function urbgate(): Command {
     statusCommand(),
     xenCommand(),
     udevRuleCommand(),
+    attachCommand(),
+    portCommand(),
+    detachCommand(),
   ];
   for (const command of commands) program.addCommand(command);
   for (const command of [program, ...commands, ...commands.flatMap((one) => one.commands)]) {

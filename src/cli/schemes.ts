@@ -13,6 +13,8 @@ import { VIRTUAL_KINDS } from '../core/devices/virtual/kinds.ts';
 import { VirtualDevice } from '../core/devices/virtual/virtual-device.ts';
 import { UserError } from '../core/errors.ts';
 import { type ExportSpec, readOptions } from '../core/export-spec.ts';
+import { openRemote } from '../usbip/remote-device.ts';
+import { parseAddress } from './addresses.ts';
 
 export interface OpenContext {
   /** What relative paths in the spec are relative to. */
@@ -51,7 +53,11 @@ interface Scheme {
 const SCHEMES: ReadonlyMap<string, Scheme> = new Map([
   ['virtual', { open: openVirtual, help: () => VIRTUAL_KINDS.map(describeKind).join('\n') }],
   ['usb', { open: openUsb, help: describeUsb }],
+  ['remote', { open: openRemoteSpec, help: () => REMOTE_HELP }],
 ]);
+
+const REMOTE_HELP =
+  '  remote:HOST[:PORT]/BUSID   a device of another USB/IP server, as urbgate list -r HOST shows it';
 
 /**
  * Makes the devices that a spec asks for; they are the caller's to dispose of.
@@ -110,6 +116,18 @@ function describeUsb(): string {
     '  usb:BUSID, usb:VVVV:PPPP, usb:VVVV:PPPP:SERIAL   devices of this machine; * for anything',
     ...optionLines(USB_OPTIONS),
   ].join('\n');
+}
+
+async function openRemoteSpec(spec: ExportSpec): Promise<Source> {
+  const [, address, busId] = /^(.+)\/([^/]+)$/.exec(spec.target) ?? [];
+  if (address === undefined || busId === undefined) {
+    throw new UserError(
+      `Cannot export ${spec.text}: "${spec.target}", wanted HOST[:PORT]/BUSID such as 10.0.0.2/1-1`,
+    );
+  }
+  readOptions(spec, {}, '');
+  const device = await openRemote(parseAddress(`export ${spec.text} from`, address, 1), busId);
+  return { devices: [{ device }], stop: () => {} };
 }
 
 /** What `--help` says of SPEC. */

@@ -5,7 +5,6 @@
  * mistake in one of them undoes those before it. `Listening on` therefore means that every device
  * of the command line can be attached.
  */
-import { constants } from 'node:os';
 import { Command } from 'commander';
 import { UserError } from '../core/errors.ts';
 import { type ExportSpec, parseExportSpec } from '../core/export-spec.ts';
@@ -18,6 +17,7 @@ import { type ExportStatus, Gateway } from './gateway.ts';
 import { createLog, type Log } from './log.ts';
 import { exportLines, say } from './output.ts';
 import { specHelp } from './schemes.ts';
+import { stopOnSignal } from './stop.ts';
 
 /** USB/IP has no authentication, so nobody else's machine is let in unasked. */
 const LISTEN_DEFAULT = '127.0.0.1';
@@ -164,17 +164,4 @@ async function listenAll(
     );
   }
   return bound[0] as ListenAddress;
-}
-
-/** The first signal lets clients go in peace, the second does not wait for them. */
-function stopOnSignal(close: () => Promise<void>, log: Log): void {
-  let stopping = false;
-  const stop = async (signal: NodeJS.Signals) => {
-    if (stopping) process.exit(128 + constants.signals[signal]);
-    stopping = true;
-    log.debug(`Stopping on ${signal}`);
-    await close();
-    process.exit(0);
-  };
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, stop);
 }

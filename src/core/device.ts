@@ -59,13 +59,15 @@ export interface DeviceHost {
 /**
  * How many URBs of one endpoint the device takes at a time.
  *
- * `serial`: one; the next is submitted when it is back.
+ * - `serial`: one; the next is submitted when it is back.
+ * - `serial-but-isochronous`: one, but several of an isochronous endpoint, which never stops.
+ * - `host-controller`: several of bulk and isochronous endpoints. When a bulk URB fails, the device
+ *   itself takes back those behind it before they move an octet, and completes them as 'unlinked';
+ *   URBs that `mustNotBeOvertaken` have none behind them.
  *
- * `host-controller`: several of bulk and isochronous endpoints (`FLIGHT_MAX` in session.ts). When a
- * bulk URB fails, the device itself takes back those behind it before they move an octet, and
- * completes them as 'unlinked'; URBs that `mustNotBeOvertaken` have none behind them.
+ * How many: `FLIGHT_MAX` in session.ts.
  */
-export type QueueModel = 'serial' | 'host-controller';
+export type QueueModel = 'serial' | 'serial-but-isochronous' | 'host-controller';
 
 /** A back end's device. All calls come from one session at a time, between `open` and `close`. */
 export interface UsbDevice {

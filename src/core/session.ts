@@ -89,6 +89,7 @@ function controlRecovery(recovery: Recovery): Recovery {
  */
 const FLIGHT_MAX: Readonly<Record<QueueModel, Readonly<Record<TransferType, number>>>> = {
   serial: { control: 1, bulk: 1, interrupt: 1, isochronous: 1 },
+  'serial-but-isochronous': { control: 1, bulk: 1, interrupt: 1, isochronous: 64 },
   'host-controller': { control: 1, bulk: 8, interrupt: 1, isochronous: 32 },
 };
 

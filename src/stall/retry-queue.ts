@@ -65,6 +65,7 @@ export const RETRY_TRANSITIONS: readonly Transition<RetryPhase>[] = [
   },
   { from: 'collecting', to: 'retrying', when: 'the same, but nothing is left' },
   { from: 'retrying', to: 'running', when: 'the driver submits, and it is sent with clear-stall' },
+  { from: 'retrying', to: 'collecting', when: 'an unlink overtook its URB' },
   { from: 'running', to: 'lost', when: 'the connection is lost' },
   { from: 'collecting', to: 'lost', when: 'the connection is lost' },
   { from: 'retrying', to: 'lost', when: 'the connection is lost' },
@@ -164,6 +165,12 @@ export function unlinked<T>(queue: RetryQueue<T>, transfer: T, actions: RetryAct
   }
 }
 
+/** A transfer's unlink has come before it: what is behind waits for its handler, `handled` is due. */
+export function overtaken<T>(queue: RetryQueue<T>): void {
+  queue.handling++;
+  stop(queue);
+}
+
 /** The server ended a transfer that was sent; once for each time that it was sent. */
 export function replied<T>(
   queue: RetryQueue<T>,
@@ -201,6 +208,11 @@ export function connectionLost<T>(queue: RetryQueue<T>, actions: RetryActions<T>
   queue.waiting.length = 0;
   queue.returned.clear();
   queue.asked.clear();
+}
+
+/** Nothing is under way or being handled: the queue might as well be a new one. */
+export function isIdle<T>({ sent, waiting, handling }: RetryQueue<T>): boolean {
+  return sent.length + waiting.length + handling === 0;
 }
 
 /** Changes the phase; a change that the table does not have is a bug of this file. */

@@ -14,8 +14,9 @@ import {
   writeCapabilities,
 } from './extension.ts';
 import { Framer } from './framer.ts';
-import { FrontEnd, type Pending } from './front-end.ts';
+import { FrontEnd } from './front-end.ts';
 import { hex, pathOf } from './operations.ts';
+import type { Handler, Pending } from './pending.ts';
 import {
   DeviceRecord,
   ImportRequest,
@@ -25,15 +26,24 @@ import {
   VERSION,
 } from './protocol.ts';
 import { formatAddress, type ListenAddress } from './server.ts';
+import { setUserTimeout } from './sockets.ts';
 import type { Transfer, TransferResult } from './transfer.ts';
 
 /** For connecting and importing. */
 const IMPORT_MILLISECONDS = 10_000;
+/** A silent server is probed after this time, then each second; ten probes lost end it. */
+const KEEPALIVE_MILLISECONDS = 10_000;
+/** A server that acknowledges nothing for so long is taken for gone. */
+const USER_TIMEOUT_MILLISECONDS = 20_000;
+/** What fits the field of OP_REQ_IMPORT, with its NUL. */
+const BUS_ID_OCTETS_MAX = 31;
 const REPLY_OCTETS = OpCommon.octets + DeviceRecord.octets;
 
 export interface ImportOptions {
   /** Offer the stall protocol; default true. */
   readonly stallProtocol?: boolean;
+  /** See `FrontEndOptions.holdBack`. */
+  readonly holdBack?: 'short-not-ok' | 'all';
 }
 
 /** A device of a server, imported by this program. */
@@ -47,14 +57,15 @@ export class RemoteDevice {
   readonly #frontEnd: FrontEnd;
 
   /** Use `importDevice`. */
-  constructor(socket: Socket, reply: Buffer, rest: Buffer) {
+  constructor({ socket, reply, rest }: Granted, options: ImportOptions) {
     this.#socket = socket;
     this.record = DeviceRecord.read(reply, OpCommon.octets);
     const agreed = readCapabilities(pathOf(reply)) ?? 0;
     this.stallProtocol = (agreed & CAPABILITY.stallProtocol) !== 0;
     this.#frontEnd = new FrontEnd({
-      deviceId: (this.record.bus << 16) | this.record.deviceNumber,
+      deviceId: ((this.record.bus << 16) | this.record.deviceNumber) >>> 0,
       stallProtocol: this.stallProtocol,
+      holdBack: options.holdBack ?? 'short-not-ok',
       send: (octets) => this.#send(octets),
     });
     const framer = new Framer(this.#frontEnd, new BufferPool());
@@ -73,12 +84,25 @@ export class RemoteDevice {
         resolve();
       });
     });
-    socket.on('data', receive);
     if (rest.length > 0) receive(rest);
+    socket.on('data', receive);
+    socket.resume();
+    setUserTimeout(socket, USER_TIMEOUT_MILLISECONDS);
   }
 
-  /** Begins a transfer; `done` is called once with its result. */
-  submit(transfer: Transfer, done: (result: TransferResult) => void): Pending {
+  /** The server's address, for people. */
+  get peer(): string {
+    const { remoteAddress = '?', remotePort = 0 } = this.#socket;
+    return formatAddress({ host: remoteAddress, port: remotePort });
+  }
+
+  /** False once the connection is gone. */
+  get isOpen(): boolean {
+    return !this.#socket.destroyed;
+  }
+
+  /** Begins a transfer; `done` is called once with its result, see `Handler`. */
+  submit(transfer: Transfer, done: Handler): Pending {
     return this.#frontEnd.submit(transfer, done);
   }
 
@@ -87,9 +111,39 @@ export class RemoteDevice {
     return new Promise((resolve) => this.submit(transfer, resolve));
   }
 
+  /** The same, but it is taken back when that time is over, and ends as 'unlinked' then. */
+  transferWithin(transfer: Transfer, milliseconds: number): Promise<TransferResult> {
+    return new Promise((resolve) => {
+      const pending = this.submit(transfer, (result) => {
+        clearTimeout(timer);
+        resolve(result);
+      });
+      const timer = setTimeout(() => this.unlink(pending), milliseconds);
+    });
+  }
+
+  /** See `FrontEnd.handled`. */
+  handled(pending: Pending): void {
+    this.#frontEnd.handled(pending);
+  }
+
+  /** See `FrontEnd.overtaken`. */
+  overtaken(transfer: Pick<Transfer, 'endpoint' | 'type'>): () => void {
+    return this.#frontEnd.overtaken(transfer);
+  }
+
   /** Asks for a transfer back; it is done once, as 'unlinked' or as it had ended before. */
   unlink(pending: Pending): void {
     this.#frontEnd.unlink(pending);
+  }
+
+  /** Reads no replies until `resume`: for who cannot keep up. */
+  pause(): void {
+    this.#socket.pause();
+  }
+
+  resume(): void {
+    this.#socket.resume();
   }
 
   /** Lets go of the device; outstanding transfers end as 'shutdown'. */
@@ -119,30 +173,56 @@ export async function importDevice(
   busId: string,
   options: ImportOptions = {},
 ): Promise<RemoteDevice> {
+  return new RemoteDevice(await importSocket(address, busId, options), options);
+}
+
+/** A connection on which a device was granted. */
+export interface Granted {
+  readonly socket: Socket;
+  /** The whole OP_REP_IMPORT. */
+  readonly reply: Buffer;
+  /** What arrived behind it. */
+  readonly rest: Buffer;
+}
+
+/**
+ * Imports a device and leaves its connection to the caller, who must listen to it at once.
+ *
+ * @throws {UserError} if the server cannot be reached or refuses.
+ */
+export async function importSocket(
+  address: ListenAddress,
+  busId: string,
+  options: ImportOptions = {},
+): Promise<Granted> {
+  const what = `Cannot import ${busId} from ${formatAddress(address)}`;
+  // The field ends with a NUL, and a longer name would name another device.
+  if (Buffer.byteLength(busId) > BUS_ID_OCTETS_MAX) {
+    throw new UserError(
+      `${what}: a bus id of ${busId.length} octets, at most ${BUS_ID_OCTETS_MAX}`,
+    );
+  }
   const request = ImportRequest.write({ busId });
   const plain = Buffer.from(request);
   const offered = options.stallProtocol !== false && writeCapabilities(request, CAPABILITIES_KNOWN);
-  const answer = await ask(address, busId, request);
-  if (answer.device !== null) return answer.device;
-  const again = offered && answer.status !== OPERATION_STATUS.busy;
-  const second = again ? await ask(address, busId, plain) : answer;
-  if (second.device !== null) return second.device;
-  throw new UserError(
-    `Cannot import ${busId} from ${formatAddress(address)}: ${reasonOf(second.status)}`,
-  );
+  const answer = await ask(address, what, request);
+  if (typeof answer !== 'number') return answer;
+  const again = offered && answer !== OPERATION_STATUS.busy;
+  const second = again ? await ask(address, what, plain) : answer;
+  if (typeof second !== 'number') return second;
+  throw new UserError(`${what}: ${reasonOf(second)}`);
 }
 
-interface Answer {
-  readonly device: RemoteDevice | null;
-  readonly status: number;
-}
-
-/** One connection, one import. */
-function ask(address: ListenAddress, busId: string, body: Buffer): Promise<Answer> {
+/** One connection, one import: what was granted, or the status of the refusal. */
+function ask(address: ListenAddress, what: string, body: Buffer): Promise<Granted | number> {
   const common = { version: VERSION, code: OPERATION.requestImport, status: 0 };
-  const what = `Cannot import ${busId} from ${formatAddress(address)}`;
   return new Promise((resolve, reject) => {
-    const socket = connect({ ...address, noDelay: true, keepAlive: true });
+    const socket = connect({
+      ...address,
+      noDelay: true,
+      keepAlive: true,
+      keepAliveInitialDelay: KEEPALIVE_MILLISECONDS,
+    });
     let received: Buffer = Buffer.alloc(0);
     const fail = (why: string) => {
       socket.destroy();
@@ -158,14 +238,12 @@ function ask(address: ListenAddress, busId: string, body: Buffer): Promise<Answe
       } else if (status !== OPERATION_STATUS.ok) {
         settle();
         socket.destroy();
-        resolve({ device: null, status });
+        resolve(status);
       } else if (received.length >= REPLY_OCTETS) {
         settle();
+        socket.pause(); // until the caller listens
         const reply = received.subarray(0, REPLY_OCTETS);
-        resolve({
-          device: new RemoteDevice(socket, reply, received.subarray(REPLY_OCTETS)),
-          status,
-        });
+        resolve({ socket, reply, rest: received.subarray(REPLY_OCTETS) });
       }
     };
     const settle = () => {

@@ -15,7 +15,8 @@ import type { StopsOn } from '../stall/endpoint-queue.ts';
 import {
   connectionLost,
   handled,
-  type Reply,
+  isIdle,
+  overtaken,
   type RetryActionKind,
   type RetryQueue,
   replied,
@@ -23,38 +24,31 @@ import {
   submitted,
   unlinked,
 } from '../stall/retry-queue.ts';
-import { CLEAR_STALL_FLAG } from './extension.ts';
+import { submitCommand, unlinkCommand } from './commands.ts';
 import type { FrameHandler } from './framer.ts';
+import { packetDescriptors, packetsOctets, readPackets } from './front-end-packets.ts';
+import { type Handler, type Pending, replyOf } from './pending.ts';
+import { COMMAND, HEADER_OCTETS, RetSubmit, RetUnlink } from './protocol.ts';
+import { statusOf } from './status.ts';
 import {
-  CmdSubmit,
-  CmdUnlink,
-  COMMAND,
-  DIRECTION,
-  HEADER_OCTETS,
-  RetSubmit,
-  RetUnlink,
-  TRANSFER_FLAG,
-} from './protocol.ts';
-import { ERRNO_BY_STATUS, statusOf } from './status.ts';
-import { isInput, NO_OCTETS, resultOf, type Transfer, type TransferResult } from './transfer.ts';
-
-const NO_SETUP = Buffer.alloc(8);
-const NO_PADDING = Buffer.alloc(24);
-
-/** A transfer under way; `FrontEnd.unlink` takes it. */
-export interface Pending {
-  readonly transfer: Transfer;
-  readonly in: boolean;
-  readonly done: (result: TransferResult) => void;
-  /** Of its last CMD_SUBMIT. */
-  seqnum: number;
-  result: TransferResult;
-}
+  isInput,
+  NO_OCTETS,
+  resultOf,
+  roomOf,
+  type Transfer,
+  type TransferResult,
+} from './transfer.ts';
 
 export interface FrontEndOptions {
   readonly deviceId: number;
   /** Agreed upon with the server; see extension.ts. */
   readonly stallProtocol: boolean;
+  /**
+   * What nothing is sent behind, to a server without the stall protocol, until it is back: default
+   * is what says short-not-ok. 'all' keeps the guarantee for errors of every kind, at the price of a
+   * round trip for each transfer.
+   */
+  readonly holdBack?: 'short-not-ok' | 'all';
   /** Sends octets, in order. */
   readonly send: (octets: Uint8Array) => void;
 }
@@ -64,6 +58,7 @@ const STOPS_ON: Readonly<Record<Transfer['type'], StopsOn>> = {
   control: 'errors-but-short',
   bulk: 'errors',
   interrupt: 'errors',
+  isochronous: 'nothing',
 };
 
 export class FrontEnd implements FrameHandler {
@@ -91,12 +86,14 @@ export class FrontEnd implements FrameHandler {
   }
 
   /** Begins a transfer; `done` is called once, never before this returns. */
-  submit(transfer: Transfer, done: (result: TransferResult) => void): Pending {
+  submit(transfer: Transfer, done: Handler): Pending {
     const isIn = isInput(transfer);
     assert(!(transfer.shortNotOk && !isIn), 'Cannot submit: short-not-ok is for IN transfers');
     assert((transfer.type === 'control') === (transfer.setup !== undefined));
+    assert((transfer.type === 'isochronous') === (transfer.packets !== undefined));
     const pending = { transfer, in: isIn, done, seqnum: 0, result: resultOf('unlinked') };
-    submitted(this.#queueOf(transfer), pending, transfer.shortNotOk ?? false, this.#actions);
+    const guarded = transfer.shortNotOk === true || this.#options.holdBack === 'all';
+    submitted(this.#queueOf(transfer), pending, guarded, this.#actions);
     if (this.#lost) queueMicrotask(() => this.#carryOut());
     else this.#carryOut();
     return pending;
@@ -106,6 +103,25 @@ export class FrontEnd implements FrameHandler {
   unlink(pending: Pending): void {
     unlinked(this.#queueOf(pending.transfer), pending, this.#actions);
     this.#carryOut();
+  }
+
+  /** What a handler that returned 'later' has begun is done. */
+  handled(pending: Pending): void {
+    handled(this.#queueOf(pending.transfer), this.#actions);
+    this.#carryOut();
+  }
+
+  /**
+   * A transfer was unlinked before it was submitted, which it never will be: what is behind it waits
+   * until the function that this returns is called.
+   */
+  overtaken(transfer: Pick<Transfer, 'endpoint' | 'type'>): () => void {
+    const queue = this.#queueOf(transfer);
+    overtaken(queue);
+    return () => {
+      handled(queue, this.#actions);
+      this.#carryOut();
+    };
   }
 
   /** The connection is gone: every transfer ends as 'shutdown'. */
@@ -136,7 +152,10 @@ export class FrontEnd implements FrameHandler {
     assert(pending !== undefined);
     this.#arriving = undefined;
     // A chunk's memory is used again; what was gathered for this body is its own.
-    this.#replied(pending, { ...pending.result, data: pooled ? octets : Buffer.from(octets) });
+    const own = pooled ? octets : Buffer.from(octets);
+    const { transfer, result } = pending;
+    if (transfer.packets === undefined) this.#replied(pending, { ...result, data: own });
+    else this.#replied(pending, readPackets(transfer.packets, pending.in, result, own));
   }
 
   #submitReply(view: DataView, at: number): number {
@@ -149,22 +168,28 @@ export class FrontEnd implements FrameHandler {
       );
     }
     const actualOctets = view.getUint32(at + RetSubmit.offsets.actualLength);
-    const room = pending.in ? (pending.transfer.octets ?? 0) : (pending.transfer.data?.length ?? 0);
+    const room = roomOf(pending.transfer, pending.in);
     if (actualOctets > room) {
       throw new RemoteProtocolError(
         'bad-length',
         `Cannot accept reply ${seqnum}: ${actualOctets} octets, at most ${room}`,
       );
     }
+    const descriptorOctets = packetsOctets(pending.transfer, view, at);
     this.#bySeqnum.delete(seqnum);
-    const status = statusOf(view.getInt32(at + RetSubmit.offsets.status));
+    const said = statusOf(view.getInt32(at + RetSubmit.offsets.status));
+    // Some servers leave this to the client, as its USB core would set it right.
+    const isShort = said === 'ok' && pending.transfer.shortNotOk && actualOctets < room;
+    const status = isShort ? 'short' : said;
     pending.result = { status, actualOctets, data: NO_OCTETS };
-    if (pending.in && actualOctets > 0) {
-      this.#arriving = pending;
-      return actualOctets;
+    if (pending.transfer.packets !== undefined) {
+      const startFrame = view.getInt32(at + RetSubmit.offsets.startFrame);
+      pending.result = { ...pending.result, packets: [], startFrame };
     }
-    this.#replied(pending, pending.result);
-    return 0;
+    const bodyOctets = (pending.in ? actualOctets : 0) + descriptorOctets;
+    if (bodyOctets > 0) this.#arriving = pending;
+    else this.#replied(pending, pending.result);
+    return bodyOctets;
   }
 
   /** A transfer that is still outstanding comes back for the unlink; others have had their reply. */
@@ -220,10 +245,11 @@ export class FrontEnd implements FrameHandler {
 
   /** The handler may submit and unlink; what that brings about is worked off after it. */
   #giveBack(pending: Pending, result: TransferResult): void {
+    let answer: unknown;
     try {
-      pending.done(result);
+      answer = pending.done(result);
     } finally {
-      handled(this.#queueOf(pending.transfer), this.#actions);
+      if (answer !== 'later') handled(this.#queueOf(pending.transfer), this.#actions);
     }
   }
 
@@ -231,36 +257,16 @@ export class FrontEnd implements FrameHandler {
     const { transfer } = pending;
     pending.seqnum = this.#nextSeqnum();
     this.#bySeqnum.set(pending.seqnum, pending);
-    const flags =
-      (transfer.shortNotOk ? TRANSFER_FLAG.shortNotOk : 0) |
-      (transfer.zeroPacket ? TRANSFER_FLAG.zeroPacket : 0) |
-      (pending.in ? TRANSFER_FLAG.directionIn : 0);
-    const header = CmdSubmit.write({
-      ...this.#commonOf(COMMAND.submit, pending.seqnum),
-      direction: pending.in ? DIRECTION.in : DIRECTION.out,
-      endpoint: transfer.endpoint & 15,
-      transferFlags: clearStall ? flags + CLEAR_STALL_FLAG : flags,
-      transferBufferLength: pending.in ? (transfer.octets ?? 0) : (transfer.data?.length ?? 0),
-      startFrame: 0,
-      numberOfPackets: 0,
-      interval: 0,
-      setup: transfer.setup ?? NO_SETUP,
-    });
-    this.#options.send(header);
-    if (!pending.in && transfer.data !== undefined) this.#options.send(transfer.data);
+    const { deviceId, send } = this.#options;
+    send(submitCommand(pending.seqnum, deviceId, transfer, pending.in, clearStall));
+    if (!pending.in && transfer.data !== undefined && transfer.data.length > 0) send(transfer.data);
+    if (transfer.packets !== undefined) send(packetDescriptors(transfer.packets));
   }
 
   #sendUnlink(pending: Pending): void {
     const seqnum = this.#nextSeqnum();
     this.#unlinks.set(seqnum, pending);
-    const common = this.#commonOf(COMMAND.unlink, seqnum);
-    const victim = pending.seqnum;
-    const rest = { direction: DIRECTION.out, endpoint: 0, victim, padding: NO_PADDING };
-    this.#options.send(CmdUnlink.write({ ...common, ...rest }));
-  }
-
-  #commonOf(command: number, seqnum: number) {
-    return { command, seqnum, deviceId: this.#options.deviceId };
+    this.#options.send(unlinkCommand(seqnum, this.#options.deviceId, pending.seqnum));
   }
 
   #nextSeqnum(): number {
@@ -269,20 +275,15 @@ export class FrontEnd implements FrameHandler {
     return this.#seqnum;
   }
 
-  #queueOf({ endpoint, type }: Transfer): RetryQueue<Pending> {
+  #queueOf({ endpoint, type }: Pick<Transfer, 'endpoint' | 'type'>): RetryQueue<Pending> {
     let queue = this.#queues.get(endpoint);
-    if (queue === undefined) {
-      queue = retryQueue(STOPS_ON[type], this.#options.stallProtocol ? 'stall-protocol' : 'old');
+    const stopsOn = STOPS_ON[type];
+    // Another alternate setting may have another kind of endpoint there.
+    if (queue === undefined || (queue.stopsOn !== stopsOn && isIdle(queue))) {
+      queue = retryQueue(stopsOn, this.#options.stallProtocol ? 'stall-protocol' : 'old');
       if (this.#lost) connectionLost(queue, this.#actions);
       this.#queues.set(endpoint, queue);
     }
     return queue;
   }
-}
-
-/** What a reply means to the queue. */
-function replyOf({ status, actualOctets }: TransferResult, stallProtocol: boolean): Reply {
-  if (status === 'ok' || status === 'short') return status;
-  if (ERRNO_BY_STATUS[status] !== ERRNO_BY_STATUS.unlinked || actualOctets > 0) return 'error';
-  return stallProtocol ? 'returned' : 'unlinked';
 }

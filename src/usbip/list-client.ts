@@ -16,7 +16,7 @@ import {
   OPERATION,
   OPERATION_STATUS,
   OpCommon,
-  SPEED,
+  SPEED_NAMES,
   VERSION,
 } from './protocol.ts';
 import { formatAddress, type ListenAddress } from './server.ts';
@@ -80,8 +80,6 @@ const deviceParser = new Parser()
   .uint8('interfaceCount');
 
 const interfaceParser = new Parser().uint8('class').uint8('subclass').uint8('protocol').seek(1);
-
-const SPEED_NAMES = new Map(Object.entries(SPEED).map(([name, number]) => [number, name as Speed]));
 
 /** What went wrong with a reply, without the words about whose it is. */
 export class BadReply extends Error {}

@@ -5,6 +5,7 @@
  * headers; tools/usb/usbip/src/usbip_network.h for operations. Where the document and the kernel
  * differ, the kernel is followed: it is the peer.
  */
+import type { Speed } from '../core/device.ts';
 import { i32be, layout, type Of, octets, text, u8, u16be, u32be } from '../core/layout.ts';
 
 /** Port that IANA has assigned to USB/IP. */
@@ -35,6 +36,9 @@ export const DIRECTION = { out: 0, in: 1 } as const;
 
 /** enum usb_device_speed of the kernel; 4 is wireless USB. */
 export const SPEED = { low: 1, full: 2, high: 3, super: 5, 'super-plus': 6 } as const;
+export const SPEED_NAMES: ReadonlyMap<number, Speed> = new Map(
+  Object.entries(SPEED).map(([name, number]) => [number, name as Speed]),
+);
 
 /** USBIP_URB_*: transfer_flags on the wire, the same for every kernel. */
 export const TRANSFER_FLAG = {

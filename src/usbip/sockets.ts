@@ -91,7 +91,7 @@ export function readInto(
 }
 
 /** The descriptor behind a socket; Node.js keeps it in an undocumented place. */
-function descriptorOf(socket: Socket): number {
+export function descriptorOf(socket: Socket): number {
   const handle = (socket as unknown as Internals)._handle;
   return handle?.fd ?? -1;
 }

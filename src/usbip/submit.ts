@@ -66,7 +66,10 @@ export function readSubmit(view: DataView, at: number, into: SubmitHeader): void
 }
 
 /** The endpoint that a header names, if the device has it now. */
-export function endpointOf(header: SubmitHeader, device: UsbDevice): EndpointInfo | undefined {
+export function endpointOf(
+  header: SubmitHeader,
+  device: Pick<UsbDevice, 'endpoint'>,
+): EndpointInfo | undefined {
   if (header.endpoint > 15) return undefined;
   if (header.endpoint === 0) return device.endpoint(0);
   return device.endpoint(header.endpoint | (header.direction === DIRECTION.in ? 0x80 : 0));

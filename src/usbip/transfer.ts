@@ -4,11 +4,22 @@ import type { UrbStatus } from '../core/urb.ts';
 
 export const NO_OCTETS = Buffer.alloc(0);
 
-/** What a program asks for. Isochronous transfers are not among it yet. */
+/** One packet of an isochronous transfer: where it lies in the transfer's buffer, in octets. */
+export interface PacketRequest {
+  readonly offset: number;
+  readonly octets: number;
+}
+
+export interface PacketResult {
+  readonly actualOctets: number;
+  readonly status: UrbStatus;
+}
+
+/** What a program asks for. */
 export interface Transfer {
   /** bEndpointAddress; 0 for control. */
   readonly endpoint: number;
-  readonly type: Exclude<TransferType, 'isochronous'>;
+  readonly type: TransferType;
   /** Room for data from the device. */
   readonly octets?: number;
   /** Data to the device; must not change until the transfer is done. */
@@ -19,18 +30,39 @@ export interface Transfer {
   readonly shortNotOk?: boolean;
   /** End whole packets with an empty one. Bulk OUT only. */
   readonly zeroPacket?: boolean;
+  /** Isochronous only. */
+  readonly packets?: readonly PacketRequest[];
+  /**
+   * Service interval of an interrupt or isochronous endpoint, in frames (low and full speed) or
+   * microframes. Linux servers refuse 0; default 1.
+   */
+  readonly interval?: number;
 }
 
 export interface TransferResult {
   readonly status: UrbStatus;
   readonly actualOctets: number;
-  /** What came from the device, `actualOctets` long; empty for OUT. */
+  /**
+   * What came from the device, `actualOctets` long; empty for OUT. Isochronous: the packets' data
+   * one after the other with no gaps.
+   */
   readonly data: Buffer;
+  /** Isochronous only: as many as were asked for. */
+  readonly packets?: readonly PacketResult[];
+  /** Isochronous only: the frame in which it began. */
+  readonly startFrame?: number;
 }
 
 /** True when data moves from the device to the host. */
 export function isInput({ endpoint, setup }: Transfer): boolean {
-  return setup === undefined ? (endpoint & 0x80) !== 0 : ((setup[0] ?? 0) & 0x80) !== 0;
+  if (setup === undefined) return (endpoint & 0x80) !== 0;
+  // A request without data goes out, whatever its bit says (usb_submit_urb).
+  return ((setup[0] ?? 0) & 0x80) !== 0 && setup.readUInt16LE(6) > 0;
+}
+
+/** Octets that a transfer may move. */
+export function roomOf({ octets, data }: Transfer, isIn: boolean): number {
+  return isIn ? (octets ?? 0) : (data?.length ?? 0);
 }
 
 /** A result without data. */

@@ -7,10 +7,10 @@
  * that order as "it had ended before", so what the device moved is not lost.
  */
 import { assert } from '../core/assert.ts';
-import type { EndpointInfo } from '../core/device.ts';
+import type { EndpointInfo, UsbDevice } from '../core/device.ts';
 import { RemoteProtocolError } from '../core/errors.ts';
 import type { SessionLimits } from '../core/limits.ts';
-import type { DeviceSession, SessionClient } from '../core/session.ts';
+import type { SessionClient } from '../core/session.ts';
 import { Urb, type UrbStatus } from '../core/urb.ts';
 import type { Evidence } from '../stall/fence.ts';
 import type { BufferPool } from './buffer-pool.ts';
@@ -40,6 +40,18 @@ export interface Network {
   ackedOctets(): number | undefined;
 }
 
+/** Where URBs go: a `DeviceSession` of this gateway, or a device of another server. */
+export interface UrbSession {
+  readonly device: Pick<UsbDevice, 'endpoint'>;
+  readonly isOpen: boolean;
+  readonly outstandingCount: number;
+  has(id: number): boolean;
+  outstanding(id: number): Urb | undefined;
+  submit(urb: Urb): void;
+  unlink(id: number): void;
+  overtaken(endpoint: EndpointInfo): void;
+}
+
 export interface UrbPhaseOptions {
   readonly deviceId: number;
   readonly limits: SessionLimits;
@@ -48,6 +60,8 @@ export interface UrbPhaseOptions {
   readonly network: Network;
   /** Agreed upon with the client; see extension.ts. */
   readonly stallProtocol: boolean;
+  /** The memory of what arrives is not used again, so that data in it can stay there. */
+  readonly lastingMemory?: boolean;
   /** A reply was written. */
   readonly onReply: () => void;
   readonly onDeviceRemoved: () => void;
@@ -58,7 +72,7 @@ export class UrbPhase implements FrameHandler, SessionClient {
   keepBody = true;
   readonly #options: UrbPhaseOptions;
   /** Set right after construction: the session needs its client first. */
-  #session: DeviceSession | null = null;
+  #session: UrbSession | null = null;
   readonly #header = emptySubmitHeader();
   #endpoint: EndpointInfo | undefined;
   /**
@@ -79,7 +93,7 @@ export class UrbPhase implements FrameHandler, SessionClient {
     this.#earlyUnlinks = new EarlyUnlinks(options.limits.urbsMax);
   }
 
-  begin(session: DeviceSession): void {
+  begin(session: UrbSession): void {
     this.#session = session;
   }
 
@@ -180,7 +194,7 @@ export class UrbPhase implements FrameHandler, SessionClient {
     return this.#seen[index];
   }
 
-  #hasRoom(session: DeviceSession, octets: number): boolean {
+  #hasRoom(session: UrbSession, octets: number): boolean {
     const { limits, writer, network } = this.#options;
     const held = this.#outstandingOctets + writer.pendingOctets + network.unsentOctets();
     return (
@@ -206,6 +220,7 @@ export class UrbPhase implements FrameHandler, SessionClient {
     this.#outstandingOctets += costOf(built.octets, built.packets?.length ?? 0);
     this.#openSession().submit(built);
     // The memory of a chunk is used again for the next one; what waits needs its own.
+    if (this.#options.lastingMemory) return;
     if (built.outstanding && !pooled) built.dataOut = Buffer.from(built.dataOut);
   }
 
@@ -240,7 +255,7 @@ export class UrbPhase implements FrameHandler, SessionClient {
     );
   }
 
-  #openSession(): DeviceSession {
+  #openSession(): UrbSession {
     assert(this.#session !== null, 'Cannot accept a command: no device is imported');
     return this.#session;
   }

@@ -4,6 +4,7 @@ import type { StopsOn } from '../../src/stall/endpoint-queue.ts';
 import {
   connectionLost,
   handled,
+  overtaken,
   RETRY_TRANSITIONS,
   type Reply,
   type RetryActionKind,
@@ -21,7 +22,7 @@ import { PhaseRecorder } from './phases.ts';
  * An event and, after the arrow, the actions that it asks for:
  * - `submit a`, `submit-guarded a` (SHORT_NOT_OK), `unlink a`: the driver
  * - `ok a`, `short a`, `error a`, `unlinked a`, `returned a`: the server's reply
- * - `handled`: one handler has returned; `lost`: the connection
+ * - `overtaken`: an unlink has come before its transfer; `handled`: one handler has returned; `lost`: the connection
  */
 type Line = string;
 
@@ -51,6 +52,7 @@ class Bench {
     else if (name === 'submit-guarded') submitted(queue, subject, true, actions);
     else if (name === 'unlink') unlinked(queue, subject, actions);
     else if (name === 'handled') handled(queue, actions);
+    else if (name === 'overtaken') overtaken(queue);
     else if (name === 'lost') connectionLost(queue, actions);
     else replied(queue, subject, name as Reply, actions);
     const done: string[] = [];
@@ -274,6 +276,33 @@ describe('retry queue', () => {
         'handled -> send c',
       ],
       'knows no returns': ['submit a -> send a', 'returned a -> giveBack a', 'handled'],
+    });
+  });
+
+  describe('Tests for an unlink that has overtaken its transfer', () => {
+    rows(() => new Bench(), {
+      'what is behind it waits for its handler, and for those ahead': [
+        'submit a -> send a',
+        'overtaken',
+        'submit b',
+        'handled',
+        'ok a -> giveBack a',
+        'handled -> sendClear b',
+      ],
+      'when nothing is left to retry': [
+        ...FAILED.slice(0, 1),
+        'error a -> giveBack a',
+        'handled',
+        'overtaken',
+        'submit b',
+        'handled -> sendClear b',
+      ],
+    });
+    rows(() => new Bench('old'), {
+      'towards an old server': ['overtaken', 'submit a', 'handled -> send a'],
+    });
+    rows(() => new Bench('stall-protocol', 'nothing'), {
+      'of an isochronous one stops nothing': ['overtaken', 'submit a -> send a', 'handled'],
     });
   });
 

@@ -1,0 +1,301 @@
+/**
+ * `urbgate attach` in the place of the stock client: with urbgate at either end alone nothing moves
+ * behind a failed transfer, whatever is at the other; with the kernel at both ends it does.
+ */
+import { strict as assert } from 'node:assert';
+import { blockDevice, DISK_MODULES } from './lab/block-device.ts';
+import { bootCabledGuest, type CabledGuest } from './lab/cable.ts';
+import { bootGuest, type Guest } from './lab/guest.ts';
+import { exportByKernel } from './lab/kernel-stub.ts';
+import { createGadget } from './lab/local-gadget.ts';
+import {
+  faults,
+  OTHER_CASES,
+  type ProbeCase,
+  SHORT_CASE,
+  showsTheHole,
+} from './lab/stall-cases.ts';
+import { formatProbe, type ProbeResult, runProbe, underLoad } from './lab/stall-probe.ts';
+import { formatUsbtest, loadUsbtest, runUsbtest } from './lab/testusb.ts';
+import {
+  type AttachTool,
+  attachWith,
+  shownAttachments,
+  urbgateCommand,
+} from './lab/urbgate-attach.ts';
+import { detachAll, loadVhci, type UsbipServer, waitFree } from './lab/usbip.ts';
+import { bulkCases, sourceSinkGadget } from './lab/usbtest-gadgets.ts';
+
+const ROUNDS = 1000;
+const ROUNDS_LOADED = 300;
+const CONTROL_ROUNDS = 200;
+/** What the kernel's gadget can do: it stamps nothing. */
+const GADGET_CASE: ProbeCase = { ...SHORT_CASE, spec: '', settings: { stamps: false } };
+
+const say = (text: string) => console.log(text.replace(/^/gm, '      '));
+
+describe('urbgate attach', function () {
+  this.timeout(600_000);
+  let cabled: CabledGuest;
+  let guest: Guest;
+
+  before(async function () {
+    if (process.getuid?.() !== 0) this.skip(); // network cables are root's
+    cabled = await bootCabledGuest({ name: 'attach' });
+    guest = cabled.guest;
+    await loadVhci(guest);
+    await guest.succeed(DISK_MODULES);
+  });
+
+  after(() => cabled?.kill());
+
+  afterEach(async function () {
+    if (!guest.alive) return;
+    await guest.run('umount /mnt 2>/dev/null');
+    await guest.run(urbgateCommand('detach all'), { timeoutSeconds: 30 });
+    await detachAll(guest);
+    if (this.currentTest?.isPassed()) assert.deepEqual(guest.kernelComplaints(), []);
+  });
+
+  async function withGateway<T>(
+    exports: readonly string[],
+    work: (server: UsbipServer) => Promise<T>,
+  ): Promise<T> {
+    const gateway = await cabled.startGateway({ exports, arguments: ['--control', 'none'] });
+    try {
+      return await work(cabled.serverOf(gateway));
+    } finally {
+      await gateway.kill();
+    }
+  }
+
+  async function withKernel<T>(
+    work: (server: UsbipServer, busid: string) => Promise<T>,
+  ): Promise<T> {
+    const gadget = await sourceSinkGadget(guest, { bulk_buflen: '1000' });
+    const server = await exportByKernel(guest, gadget);
+    try {
+      return await work(server, gadget.busid);
+    } finally {
+      await guest.run(urbgateCommand('detach all'), { timeoutSeconds: 30 });
+      await detachAll(guest);
+      await guest.run(`usbip unbind -b ${gadget.busid}`);
+      await gadget.remove();
+    }
+  }
+
+  async function probe(
+    tool: AttachTool,
+    server: UsbipServer,
+    busid: string,
+    { settings }: ProbeCase,
+    rounds: number,
+    load = false,
+  ): Promise<ProbeResult> {
+    const { node } = await attachWith(guest, tool, busid, server);
+    const measure = () =>
+      runProbe(guest, node, { stamps: true, ...settings, rounds }, 60 + rounds / 2);
+    return await (load ? underLoad(guest, measure) : measure());
+  }
+
+  /** Says whether a thread of vhci could not be watched, so that time had to do. */
+  async function assertExactFences(): Promise<void> {
+    const [shown] = await shownAttachments(guest);
+    say(`${shown?.fences} fences, ${shown?.timedFences} by time`);
+    assert.equal(shown?.timedFences, 0);
+  }
+
+  describe('stall probe', () => {
+    for (const load of [false, true]) {
+      const rounds = load ? ROUNDS_LOADED : ROUNDS;
+      const how = load ? 'guest loaded' : 'guest idle';
+
+      it(`urbgate attach, urbgate serve, ${rounds} rounds, ${how}`, async () => {
+        await withGateway([SHORT_CASE.spec], async (server) => {
+          const result = await probe('urbgate', server, '1-1', SHORT_CASE, rounds, load);
+          say(formatProbe('urbgate attach, urbgate serve', result));
+          assert.deepEqual(faults(SHORT_CASE, rounds, result), []);
+          if (!load) await assertExactFences();
+        });
+      });
+
+      it(`urbgate attach, the kernel's server, ${rounds} rounds, ${how}`, async () => {
+        await withKernel(async (server, busid) => {
+          const result = await probe('urbgate', server, busid, GADGET_CASE, rounds, load);
+          say(formatProbe('urbgate attach, usbip-host', result));
+          assert.deepEqual(faults(GADGET_CASE, rounds, result), []);
+          if (!load) await assertExactFences();
+        });
+      });
+    }
+
+    it(`urbgate attach --direct, urbgate serve, ${CONTROL_ROUNDS} rounds`, async () => {
+      await withGateway([SHORT_CASE.spec], async (server) => {
+        const result = await probe('urbgate --direct', server, '1-1', SHORT_CASE, CONTROL_ROUNDS);
+        say(formatProbe('urbgate attach --direct, urbgate serve', result));
+        assert.deepEqual(faults(SHORT_CASE, CONTROL_ROUNDS, result), []);
+      });
+    });
+
+    // A program that unlinks from outside a completion handler has no promise, locally neither.
+    for (const one of OTHER_CASES.filter(({ settings }) => settings.unlink !== 'discard')) {
+      const rounds = Math.min(100, one.rounds);
+      it(`${one.name}, urbgate at both ends, ${rounds} rounds`, async () => {
+        await withGateway([one.spec], async (server) => {
+          const result = await probe('urbgate', server, '1-1', one, rounds);
+          say(formatProbe(one.name, result));
+          assert.deepEqual(faults(one, rounds, result), []);
+        });
+      });
+    }
+
+    it('finds violations, a hang or an oops with the kernel at both ends', async () => {
+      const control = await bootGuest({ name: 'attach-control' });
+      try {
+        await loadVhci(control);
+        const gadget = await sourceSinkGadget(control, { bulk_buflen: '1000' });
+        const server = await exportByKernel(control, gadget);
+        const tool = 'urbgate --direct';
+        const { node } = await attachWith(control, tool, gadget.busid, server);
+        const result = await runProbe(control, node, { rounds: CONTROL_ROUNDS }, 60);
+        say(formatProbe('urbgate attach --direct, usbip-host', result));
+        assert(showsTheHole(result), 'the probe finds nothing here: it proves nothing elsewhere');
+      } finally {
+        await control.kill();
+      }
+    });
+  });
+
+  describe('testusb', () => {
+    const cases = bulkCases(0);
+
+    it('passes through urbgate attach and urbgate serve', async () => {
+      await withGateway(['virtual:source-sink'], async (server) => {
+        await loadUsbtest(guest);
+        const { node } = await attachWith(guest, 'urbgate', '1-1', server);
+        const results = await runUsbtest(guest, node, cases);
+        say(formatUsbtest(results));
+        assert.deepEqual(
+          results.filter(({ outcome }) => outcome !== 'pass'),
+          [],
+        );
+      });
+    });
+  });
+
+  describe("testusb, the kernel's server", () => {
+    // Those that unlink (11, 12, 24) are more than that server survives.
+    const fatal: readonly number[] = [11, 12, 24];
+    const cases = bulkCases(0).filter(({ number }) => !fatal.includes(number));
+
+    it('passes through urbgate attach', async () => {
+      const gadget = await sourceSinkGadget(guest, { pattern: '0' });
+      const server = await exportByKernel(guest, gadget);
+      try {
+        await loadUsbtest(guest);
+        const { node } = await attachWith(guest, 'urbgate', gadget.busid, server);
+        const results = await runUsbtest(guest, node, cases);
+        say(formatUsbtest(results));
+        assert.deepEqual(
+          results.filter(({ outcome }) => outcome !== 'pass'),
+          [],
+        );
+      } finally {
+        await guest.run(urbgateCommand('detach all'), { timeoutSeconds: 30 });
+        await guest.run(`usbip unbind -b ${gadget.busid}`);
+        await gadget.remove();
+      }
+    });
+  });
+
+  describe('disk', () => {
+    const useDisk = async (disk: string) => {
+      await guest.succeed(`mkfs.ext4 -q -F /dev/${disk} && mount /dev/${disk} /mnt`, {
+        timeoutSeconds: 120,
+      });
+      await guest.succeed(
+        `for n in $(seq 4); do head -c 2097152 /dev/urandom > /mnt/file$n; done
+         cd /mnt && sha256sum file* > /run/sums && sync && cd / && umount /mnt
+         echo 3 > /proc/sys/vm/drop_caches
+         e2fsck -f -n /dev/${disk} && mount /dev/${disk} /mnt && cd /mnt && sha256sum -c /run/sums
+         cd / && umount /mnt`,
+        { timeoutSeconds: 120 },
+      );
+    };
+
+    for (const tool of ['urbgate', 'urbgate --direct'] as const) {
+      it(`keeps files: ${tool}, urbgate serve`, async () => {
+        await withGateway(['virtual:disk,size=64MiB'], async (server) => {
+          const device = await attachWith(guest, tool, '1-1', server);
+          await useDisk(await blockDevice(guest, device));
+        });
+      });
+    }
+
+    it("keeps files: urbgate, the kernel's server", async () => {
+      await guest.succeed('truncate -s 64M /run/medium');
+      const gadget = await createGadget(guest, {
+        function: 'mass_storage.0',
+        attributes: { 'lun.0/file': '/run/medium' },
+      });
+      const server = await exportByKernel(guest, gadget);
+      try {
+        const device = await attachWith(guest, 'urbgate', gadget.busid, server);
+        await useDisk(await blockDevice(guest, device));
+      } finally {
+        await guest.run(urbgateCommand('detach all'), { timeoutSeconds: 30 });
+        await guest.run(`usbip unbind -b ${gadget.busid}`);
+        await gadget.remove();
+      }
+    });
+  });
+
+  describe('life', () => {
+    it('stock usbip port and usbip detach work on its ports', async () => {
+      await withGateway(['virtual:serial'], async (server) => {
+        const { port } = await attachWith(guest, 'urbgate', '1-1', server, '--persist');
+        const shown = await guest.succeed('usbip port');
+        assert.match(shown, new RegExp(`usbip://${server.address}:${server.port}/1-1`));
+        await guest.succeed(`usbip detach -p ${port}`);
+        await waitFree(guest, [port]);
+        await guest.succeed('sleep 1');
+        assert.deepEqual(await shownAttachments(guest), [], 'it was detached: a wish');
+      });
+    });
+
+    it('a supervisor that is killed leaves its ports free', async () => {
+      await withGateway(['virtual:serial', 'virtual:serial'], async (server) => {
+        const first = await attachWith(guest, 'urbgate', '1-1', server);
+        const second = await attachWith(guest, 'urbgate', '1-2', server);
+        await guest.succeed("kill -9 $(pgrep -f '[a]ttach --background')");
+        await waitFree(guest, [first.port, second.port]);
+        await attachWith(guest, 'urbgate', '1-1', server);
+      });
+    });
+
+    it('--persist comes back to the same port after the server was killed and restarted', async () => {
+      const exports = ['virtual:serial'];
+      const options = { exports, arguments: ['--control', 'none'] };
+      let gateway = await cabled.startGateway(options);
+      const server = cabled.serverOf(gateway);
+      try {
+        await attachWith(guest, 'urbgate', '1-1', server); // takes the first port
+        await guest.succeed(urbgateCommand('detach all'), { timeoutSeconds: 30 });
+        const { port } = await attachWith(guest, 'urbgate', '1-1', server, '--persist');
+        for (let round = 0; round < 3; round++) {
+          await gateway.kill();
+          await waitFree(guest, [port]);
+          gateway = await cabled.startGateway({ ...options, listenPort: server.port });
+          const end = performance.now() + 30_000;
+          let shown = await shownAttachments(guest);
+          while (shown[0]?.phase !== 'attached' && performance.now() < end) {
+            shown = await shownAttachments(guest);
+          }
+          assert.deepEqual([shown[0]?.phase, shown[0]?.port], ['attached', port]);
+        }
+      } finally {
+        await gateway.kill();
+      }
+    });
+  });
+});

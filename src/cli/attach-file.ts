@@ -1,0 +1,62 @@
+/**
+ * Attachments that come back at boot: a text file with the options of one `urbgate attach` a line,
+ *
+ *   # the label printer
+ *   -r 10.0.0.2 -d 0525:a4a0:12345
+ *
+ * Whatever stands there is waited for and kept (--wait, --persist); no word may have a blank in it.
+ */
+import { appendFileSync, existsSync, mkdirSync, readFileSync } from 'node:fs';
+import { dirname } from 'node:path';
+import { UserError } from '../core/errors.ts';
+import { formatAddress } from '../usbip/server.ts';
+import type { AttachRequest } from './attach-protocol.ts';
+
+export const ATTACH_FILE_DEFAULT = '/etc/urbgate/attachments';
+
+export function attachFile(environment: Readonly<Record<string, string | undefined>>): string {
+  return environment.URBGATE_ATTACHMENTS || ATTACH_FILE_DEFAULT;
+}
+
+/** The words of each line that has any. */
+export function savedLines(text: string): string[][] {
+  return text
+    .split('\n')
+    .map((line) => line.replace(/#.*/, '').trim())
+    .filter((line) => line !== '')
+    .map((line) => line.split(/\s+/));
+}
+
+/**
+ * @throws {UserError} if the file cannot be read.
+ */
+export function readSaved(path: string): string[][] {
+  try {
+    return savedLines(readFileSync(path, 'utf8'));
+  } catch (error) {
+    throw new UserError(`Cannot read saved attachments: ${(error as Error).message}`);
+  }
+}
+
+/** The line that asks for the same again. */
+export function savedLine({ server, busId, device, direct }: AttachRequest): string {
+  const what = busId === undefined ? `-d ${device}` : `-b ${busId}`;
+  return `-r ${formatAddress(server)} ${what}${direct ? ' --direct' : ''}`;
+}
+
+/**
+ * Adds an attachment, if it is not there.
+ *
+ * @throws {UserError} if the file cannot be written.
+ */
+export function save(path: string, request: AttachRequest): void {
+  const line = savedLine(request);
+  try {
+    const known = existsSync(path) ? savedLines(readFileSync(path, 'utf8')) : [];
+    if (known.some((words) => words.join(' ') === line)) return;
+    mkdirSync(dirname(path), { recursive: true });
+    appendFileSync(path, `${line}\n`);
+  } catch (error) {
+    throw new UserError(`Cannot save the attachment: ${(error as Error).message}`);
+  }
+}

@@ -1,0 +1,100 @@
+/**
+ * All attachments of a machine: one process, whose death unplugs them cleanly, since the kernel then
+ * sees the end of each connection.
+ */
+import { UserError } from '../core/errors.ts';
+import type { Vhci } from '../usbip/vhci.ts';
+import {
+  type AttachmentStatus,
+  type AttachRequest,
+  parseSupervisorRequest,
+  type SupervisorStatus,
+} from './attach-protocol.ts';
+import { type Answer, answerWith } from './control-protocol.ts';
+import type { Log } from './log.ts';
+import { Supervised } from './supervised.ts';
+
+/** Attachments of one machine; vhci can be built with as many ports. */
+const ATTACHMENTS_MAX = 128;
+
+export class Supervisor {
+  readonly #vhci: Vhci;
+  readonly #log: Log;
+  readonly #attachments = new Map<string, Supervised>();
+  #count = 0;
+  /** Called when the last attachment has ended. */
+  onIdle: () => void = () => {};
+
+  constructor(vhci: Vhci, log: Log) {
+    this.#vhci = vhci;
+    this.#log = log;
+  }
+
+  get attachmentCount(): number {
+    return this.#attachments.size;
+  }
+
+  status(): SupervisorStatus {
+    const attachments = [...this.#attachments.values()].map((one) => one.status());
+    return { pid: process.pid, attachments };
+  }
+
+  /**
+   * Attaches a device. Resolves when it is attached, or, for one that is to be waited for, when it is
+   * known not to be there yet.
+   *
+   * @throws {UserError} if it cannot be attached and is not to be waited for.
+   */
+  async attach(request: AttachRequest): Promise<AttachmentStatus> {
+    if (this.#attachments.size >= ATTACHMENTS_MAX) {
+      throw new UserError(`Cannot attach: there are ${ATTACHMENTS_MAX} attachments, the most`);
+    }
+    this.#vhci.ports(); // to know at once if there is no vhci
+    const one = new Supervised(`a${++this.#count}`, request, this.#vhci, this.#log);
+    this.#attachments.set(one.id, one);
+    one.ended.then(() => {
+      this.#attachments.delete(one.id);
+      if (this.#attachments.size === 0) this.onIdle();
+    });
+    await one.settled;
+    if (one.hasEnded) throw new UserError(one.why);
+    return one.status();
+  }
+
+  /**
+   * Ends attachments: of a port, by id, or all. Returns what was detached, in words.
+   *
+   * @throws {UserError} if there is no such attachment.
+   */
+  async detach(target: string): Promise<string[]> {
+    const all = [...this.#attachments.values()];
+    const chosen =
+      target === 'all'
+        ? all
+        : all.filter(({ id, port }) => id === target || String(port) === target);
+    if (chosen.length === 0 && target !== 'all') {
+      throw new UserError(`Cannot detach ${target}: nothing is attached there, see urbgate port`);
+    }
+    const names = chosen.map(({ id, port }) => (port === null ? id : `port ${port}`));
+    await Promise.all(chosen.map((one) => one.stop()));
+    return names;
+  }
+
+  answer(request: unknown): Promise<Answer> {
+    return answerWith(async () => {
+      const wanted = parseSupervisorRequest(request);
+      switch (wanted.command) {
+        case 'status':
+          return this.status();
+        case 'attach':
+          return await this.attach(wanted);
+        case 'detach':
+          return await this.detach(wanted.target);
+      }
+    });
+  }
+
+  async close(): Promise<void> {
+    await this.detach('all');
+  }
+}

@@ -1,0 +1,72 @@
+/**
+ * Which device of a server is meant: by bus id, or by what the device is, which does not change when
+ * it is plugged in elsewhere.
+ */
+import { UserError } from '../core/errors.ts';
+import { importDevice } from './client.ts';
+import { listDevices } from './list-client.ts';
+import { readDescriptors, readString } from './remote-descriptors.ts';
+import { formatAddress, type ListenAddress } from './server.ts';
+
+/** VVVV:PPPP[:SERIAL] */
+export interface DeviceIdentity {
+  readonly vendorId: number;
+  readonly productId: number;
+  readonly serial?: string;
+}
+
+/** Undefined if the text is none. */
+export function parseIdentity(text: string): DeviceIdentity | undefined {
+  const [, vendor, product, serial] =
+    /^([0-9a-fA-F]{4}):([0-9a-fA-F]{4})(?::(.+))?$/s.exec(text) ?? [];
+  if (vendor === undefined || product === undefined) return undefined;
+  const ids = { vendorId: Number.parseInt(vendor, 16), productId: Number.parseInt(product, 16) };
+  return serial === undefined ? ids : { ...ids, serial };
+}
+
+export function formatIdentity({ vendorId, productId, serial }: DeviceIdentity): string {
+  const hex = (value: number) => value.toString(16).padStart(4, '0');
+  return [hex(vendorId), hex(productId), ...(serial === undefined ? [] : [serial])].join(':');
+}
+
+/**
+ * The bus id of the device; for one with a serial number each that could be it is imported for a
+ * moment, since lists do not show serial numbers.
+ *
+ * @throws {UserError} if the server has no such device, or more than one.
+ */
+export async function findBusId(server: ListenAddress, wanted: DeviceIdentity): Promise<string> {
+  const { vendorId, productId, serial } = wanted;
+  const listed = (await listDevices(server)).filter(
+    (one) => one.vendorId === vendorId && one.productId === productId,
+  );
+  const found: string[] = [];
+  const reasons: string[] = [];
+  for (const { busId } of listed) {
+    try {
+      if (serial === undefined || (await serialOf(server, busId)) === serial) found.push(busId);
+    } catch (error) {
+      if (!(error instanceof UserError)) throw error;
+      reasons.push(error.message);
+    }
+  }
+  const [busId] = found;
+  if (busId !== undefined && found.length === 1) return busId;
+  const what = `Cannot find ${formatIdentity(wanted)} at ${formatAddress(server)}`;
+  if (found.length > 1) {
+    throw new UserError(`${what}: ${found.join(', ')} are all such devices, wanted one; use -b`);
+  }
+  throw new UserError(
+    `${what}: ${reasons.join('; ') || 'it exports no such device'}, see urbgate list`,
+  );
+}
+
+async function serialOf(server: ListenAddress, busId: string): Promise<string | undefined> {
+  const remote = await importDevice(server, busId);
+  try {
+    const { device } = await readDescriptors(remote);
+    return await readString(remote, device.serialNumber);
+  } finally {
+    await remote.close();
+  }
+}

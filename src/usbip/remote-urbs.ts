@@ -1,0 +1,50 @@
+/** From a URB to a transfer of the client side, and from its result back to the URB. */
+import type { Speed } from '../core/device.ts';
+import type { Urb } from '../core/urb.ts';
+import type { Transfer, TransferResult } from './transfer.ts';
+
+const MICROFRAME_MICROSECONDS = 125;
+const FRAME_MICROSECONDS = 1000;
+
+/** `dataOut` is what the URB sends, in memory that stays as it is until the transfer is done. */
+export function transferOf(urb: Urb, speed: Speed, dataOut: Buffer): Transfer {
+  const { endpoint, setup, packets } = urb;
+  const slow = speed === 'low' || speed === 'full';
+  const unit = slow ? FRAME_MICROSECONDS : MICROFRAME_MICROSECONDS;
+  return {
+    endpoint: endpoint.address,
+    type: endpoint.type,
+    ...(urb.in ? { octets: urb.octets } : { data: dataOut }),
+    ...(setup !== null && { setup: setupOctets(setup) }),
+    ...(packets !== null && { packets }),
+    ...(endpoint.intervalMicroseconds > 0 && {
+      interval: Math.max(1, Math.round(endpoint.intervalMicroseconds / unit)),
+    }),
+    shortNotOk: urb.shortNotOk,
+    zeroPacket: urb.zeroPacket,
+  };
+}
+
+function setupOctets(setup: NonNullable<Urb['setup']>): Buffer {
+  const octets = Buffer.alloc(8);
+  octets.writeUInt8(setup.requestType, 0);
+  octets.writeUInt8(setup.request, 1);
+  octets.writeUInt16LE(setup.value, 2);
+  octets.writeUInt16LE(setup.index, 4);
+  octets.writeUInt16LE(setup.length, 6);
+  return octets;
+}
+
+export function fillIn(urb: Urb, result: TransferResult): void {
+  const { status, actualOctets } = result;
+  urb.status = status;
+  urb.actualOctets = actualOctets;
+  if (urb.in) urb.dataIn = result.data;
+  if (urb.packets === null) return;
+  urb.startFrame = result.startFrame ?? 0;
+  for (const [n, packet] of urb.packets.entries()) {
+    const answer = result.packets?.[n];
+    packet.actualOctets = answer?.actualOctets ?? 0;
+    packet.status = answer?.status ?? status;
+  }
+}

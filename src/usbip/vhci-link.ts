@@ -1,0 +1,218 @@
+/**
+ * Stands between a device of a server and the kernel's vhci: a thin driver around `UrbPhase`
+ * (towards vhci, over an AF_UNIX pair), `RelaySession` (towards the server) and the fence between.
+ *
+ *   server --TCP-- RemoteDevice -- RelaySession -- UrbPhase --AF_UNIX-- vhci_rx, vhci_tx
+ *
+ * Its end: vhci lets go (somebody has detached the port), the server lets go, or `close`. Whichever
+ * it is, the other side is let go too. When this process dies, the kernel sees the end of the
+ * connection, and the device is unplugged cleanly.
+ */
+import { closeSync } from 'node:fs';
+import { Socket } from 'node:net';
+import { RemoteProtocolError } from '../core/errors.ts';
+import { DEFAULT_LIMITS } from '../core/limits.ts';
+import { BufferPool } from './buffer-pool.ts';
+import type { RemoteDevice } from './client.ts';
+import { Framer } from './framer.ts';
+import { RelaySession } from './relay-session.ts';
+import type { RemoteEndpoints } from './remote-endpoints.ts';
+import { ReplyWriter } from './reply-writer.ts';
+import { type UnixPair, unixPair, unreadOctets } from './unix-pair.ts';
+import { UrbPhase } from './urb-phase.ts';
+import type { Vhci } from './vhci.ts';
+import { VhciFence } from './vhci-fence.ts';
+import { type VhciThreads, vhciThreads, watchThreads } from './vhci-threads.ts';
+
+/** The fence is looked at in each turn of the event loop so many times, then each millisecond. */
+const EAGER_LOOKS = 32;
+/** Replies that wait for vhci before the server is not read from any more. */
+const UNSENT_OCTETS_MAX = 4 << 20;
+
+/** Who ended a link: vhci's side (`usbip detach`), the server's, or `close`. */
+export type LinkEnd = 'detached' | 'lost' | 'closed';
+
+export interface LinkCounts {
+  readonly urbs: number;
+  readonly errors: number;
+  /** Fences, and those of them that ended by time. */
+  readonly fences: number;
+  readonly timedFences: number;
+}
+
+export interface LinkOptions {
+  /** The port of vhci to take if it is free and of the right speed. */
+  readonly wantedPort?: number;
+  /** Watches vhci in the kernel's place; for tests. */
+  readonly threads?: VhciThreads;
+}
+
+export class VhciLink {
+  readonly port: number;
+  /** Resolves when both sides are let go. */
+  readonly ended: Promise<LinkEnd>;
+  readonly #remote: RemoteDevice;
+  readonly #pair: UnixPair;
+  readonly #socket: Socket;
+  readonly #writer = new ReplyWriter();
+  readonly #session: RelaySession;
+  readonly #fence: VhciFence;
+  readonly #threads: VhciThreads;
+  #received = 0;
+  #flushScheduled = false;
+  #lookScheduled = false;
+  #looks = 0;
+  #end: LinkEnd | null = null;
+  #isClosed = false;
+
+  /**
+   * Attaches the device to a port of vhci.
+   *
+   * @throws {UserError} if vhci takes no device now; the remote device is the caller's then.
+   */
+  constructor(
+    remote: RemoteDevice,
+    endpoints: RemoteEndpoints,
+    vhci: Vhci,
+    { wantedPort, threads }: LinkOptions = {},
+  ) {
+    this.#remote = remote;
+    const { bus, deviceNumber } = remote.record;
+    const deviceId = ((bus << 16) | deviceNumber) >>> 0;
+    this.#pair = unixPair();
+    const before = vhciThreads();
+    try {
+      this.port = vhci.attach(this.#pair.theirs, deviceId, endpoints.speed, wantedPort);
+    } catch (error) {
+      closeSync(this.#pair.ours);
+      closeSync(this.#pair.theirs);
+      throw error;
+    }
+    this.#threads = threads ?? watchThreads(before);
+    this.#socket = new Socket({ fd: this.#pair.ours, readable: true, writable: true });
+    const urbs = this.#urbPhase(deviceId);
+    this.#fence = new VhciFence({
+      written: () =>
+        this.#writer.position - this.#writer.pendingOctets - this.#socket.writableLength,
+      unread: () => unreadOctets(this.#pair.theirs),
+      receiverSleeps: () => this.#threads.receiverSleeps(),
+      senderSleeps: () => this.#threads.senderSleeps(),
+      received: () => this.#received,
+      arrived: () => unreadOctets(this.#pair.ours),
+    });
+    this.#session = new RelaySession(remote, endpoints, urbs, (mark) => this.#reported(mark));
+    urbs.begin(this.#session);
+    this.ended = this.#listen(new Framer(urbs, new BufferPool()));
+  }
+
+  get counts(): LinkCounts {
+    const { urbCount: urbs, errorCount: errors } = this.#session;
+    const { rounds: fences, timedRounds: timedFences } = this.#fence;
+    return { urbs, errors, fences, timedFences };
+  }
+
+  /** Unplugs the device and lets go of it at the server. */
+  async close(): Promise<void> {
+    this.#letGo('closed');
+    await this.ended;
+  }
+
+  #urbPhase(deviceId: number): UrbPhase {
+    return new UrbPhase({
+      deviceId,
+      limits: DEFAULT_LIMITS,
+      writer: this.#writer,
+      pool: new BufferPool(),
+      network: { unsentOctets: () => this.#socket.writableLength, ackedOctets: () => undefined },
+      stallProtocol: false,
+      lastingMemory: true,
+      onReply: () => this.#scheduleFlush(),
+      onDeviceRemoved: () => {},
+    });
+  }
+
+  #listen(framer: Framer): Promise<LinkEnd> {
+    const socket = this.#socket;
+    socket.on('data', (chunk: Buffer) => {
+      this.#received += chunk.length;
+      try {
+        framer.receive(chunk);
+      } catch (error) {
+        this.#letGo('lost');
+        if (!(error instanceof RemoteProtocolError)) throw error;
+      }
+      this.#flush();
+      if (this.#fence.waits) this.#look();
+    });
+    socket.on('end', () => this.#letGo('detached'));
+    socket.on('error', () => this.#letGo('detached'));
+    this.#remote.closed.then(() => this.#letGo('lost'));
+    return new Promise((resolve) => {
+      socket.once('close', async () => {
+        this.#isClosed = true;
+        closeSync(this.#pair.theirs);
+        this.#threads.close();
+        await this.#remote.close();
+        resolve(this.#end ?? 'detached');
+      });
+    });
+  }
+
+  #letGo(end: LinkEnd): void {
+    if (this.#end !== null) return;
+    this.#end = end;
+    this.#flush();
+    this.#socket.destroySoon();
+  }
+
+  #scheduleFlush(): void {
+    if (this.#flushScheduled) return;
+    this.#flushScheduled = true;
+    process.nextTick(() => this.#flush());
+  }
+
+  #flush(): void {
+    this.#flushScheduled = false;
+    const socket = this.#socket;
+    if (socket.destroyed || socket.writableEnded) return;
+    const pieces = this.#writer.take();
+    if (pieces.length === 0) return;
+    socket.cork();
+    for (const piece of pieces) socket.write(piece);
+    socket.uncork();
+    if (socket.writableLength > UNSENT_OCTETS_MAX) this.#waitForVhci();
+    if (this.#fence.waits) this.#look();
+  }
+
+  #waitForVhci(): void {
+    this.#remote.pause();
+    this.#socket.once('drain', () => this.#remote.resume());
+  }
+
+  #reported(mark: number): void {
+    this.#fence.reported(mark);
+    this.#looks = 0;
+    this.#scheduleLook();
+  }
+
+  #scheduleLook(): void {
+    if (this.#lookScheduled) return;
+    this.#lookScheduled = true;
+    const look = () => {
+      this.#lookScheduled = false;
+      this.#look();
+    };
+    if (this.#looks++ < EAGER_LOOKS) setImmediate(look);
+    else setTimeout(look, 1);
+  }
+
+  #look(): void {
+    if (this.#isClosed) return;
+    const mark = this.#fence.look(performance.now());
+    if (mark >= 0) {
+      this.#looks = 0;
+      this.#session.fenceOpened(mark);
+    }
+    if (this.#fence.waits) this.#scheduleLook();
+  }
+}

@@ -1,0 +1,74 @@
+/** A device while it is open for WebUSB: its import, and what is under way on it. */
+import type { RemoteDevice } from './client.ts';
+import type { Pending } from './pending.ts';
+import type { Transfer, TransferResult } from './transfer.ts';
+import { fault, statusOf } from './webusb-transfers.ts';
+
+const CONTROL = { endpoint: 0, type: 'control' } as const;
+
+export class OpenDevice {
+  readonly #remote: RemoteDevice;
+  /** By endpoint address. */
+  readonly #underWay = new Map<number, Set<Pending>>();
+
+  constructor(remote: RemoteDevice) {
+    this.#remote = remote;
+  }
+
+  /** Resolves when the connection is gone, for whatever reason. */
+  get closed(): Promise<void> {
+    return this.#remote.closed;
+  }
+
+  async close(): Promise<void> {
+    await this.abort(() => true);
+    await this.#remote.close();
+  }
+
+  /** @throws {DOMException} if it ends with neither success nor a stall nor a babble. */
+  async transfer(transfer: Transfer): Promise<TransferResult> {
+    const { endpoint } = transfer;
+    const underWay = this.#underWay.get(endpoint) ?? new Set();
+    this.#underWay.set(endpoint, underWay);
+    const result = await new Promise<TransferResult>((resolve) => {
+      const pending = this.#remote.submit(transfer, (ended) => {
+        underWay.delete(pending);
+        resolve(ended);
+      });
+      underWay.add(pending);
+    });
+    if (result.status === 'unlinked') throw fault('AbortError', 'the transfer was taken back');
+    if (!this.#remote.isOpen) throw fault('NotFoundError', 'the device has gone');
+    statusOf(result);
+    return result;
+  }
+
+  /** A control transfer. */
+  control(setup: Buffer, rest: Pick<Transfer, 'octets' | 'data'> = {}): Promise<TransferResult> {
+    return this.transfer({ ...CONTROL, ...rest, setup });
+  }
+
+  /**
+   * A request without data that must succeed.
+   *
+   * @throws {DOMException} NetworkError if it does not.
+   */
+  async request(type: number, request: number, value: number, index: number): Promise<void> {
+    const setup = Buffer.from([type, request, 0, 0, 0, 0, 0, 0]);
+    setup.writeUInt16LE(value, 2);
+    setup.writeUInt16LE(index, 4);
+    const { status } = await this.control(setup);
+    if (status !== 'ok') throw fault('NetworkError', `the request ends with ${status}`);
+  }
+
+  /** Takes back what is under way on some endpoints, and waits for it. */
+  async abort(which: (address: number) => boolean): Promise<void> {
+    const chosen = [...this.#underWay].filter(([address]) => which(address));
+    for (const [, pendings] of chosen) {
+      for (const one of [...pendings].reverse()) this.#remote.unlink(one);
+    }
+    while (chosen.some(([, pendings]) => pendings.size > 0) && this.#remote.isOpen) {
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+  }
+}
