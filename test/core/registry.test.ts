@@ -22,6 +22,16 @@ function gate(): { readonly passed: Promise<void>; readonly open: () => void } {
 }
 
 describe('Registry', () => {
+  it('finds a free bus id below one that is taken', () => {
+    const registry = new Registry();
+    for (const wanted of ['1-1', '1-1.2', '1-1.3']) {
+      const free = registry.freeBusIdBelow('1-1');
+      assert.equal(free, wanted);
+      registry.add(new ManualDevice(), 'a', free);
+    }
+    assert.equal(registry.freeBusIdBelow('2-1'), '2-1');
+  });
+
   it('gives the first free bus id, and device numbers from 2', () => {
     const registry = new Registry();
     registry.add(new ManualDevice(), 'a', '1-2');

@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { usesOf } from '../../../../src/core/devices/usbfs/in-use.ts';
 import {
+  hasDriver,
   listPluggedDevices,
   nodePathOf,
   readHostDevice,
@@ -65,6 +66,15 @@ describe('devices of this machine, by sysfs', () => {
   });
 
   it('no folder, no devices', () => assert.deepEqual(listPluggedDevices(join(root, 'none')), []));
+
+  it('knows whether a driver has an interface', () => {
+    plug('1-1');
+    put({ 'usb/1-1/1-1:1.0/bInterfaceNumber': '00', 'drivers/usb-storage/bind': '' });
+    const device = () => listPluggedDevices(join(root, 'usb'))[0] as never;
+    assert.equal(hasDriver(device()), false);
+    symlinkSync(join(root, 'drivers/usb-storage'), join(root, 'usb/1-1/1-1:1.0/driver'));
+    assert.equal(hasDriver(device()), true);
+  });
 
   describe('in use', () => {
     const roots = () => ({ proc: join(root, 'proc'), inputs: join(root, 'input') });
