@@ -45,6 +45,10 @@ describe('urbgate attach', function () {
     guest = cabled.guest;
     await loadVhci(guest);
     await guest.succeed(DISK_MODULES);
+    // One for all tests: Node takes seconds to start under emulation.
+    const supervisor = guest.start(`exec ${urbgateCommand('attach --foreground')}`);
+    supervisor.end();
+    await supervisor.printed(/Supervising/, 60);
   });
 
   after(() => cabled?.kill());
@@ -52,7 +56,6 @@ describe('urbgate attach', function () {
   afterEach(async function () {
     if (!guest.alive) return;
     await guest.run('umount /mnt 2>/dev/null');
-    await guest.run(urbgateCommand('detach all'), { timeoutSeconds: 30 });
     await detachAll(guest);
     if (this.currentTest?.isPassed()) assert.deepEqual(guest.kernelComplaints(), []);
   });
@@ -77,7 +80,6 @@ describe('urbgate attach', function () {
     try {
       return await work(server, gadget.busid);
     } finally {
-      await guest.run(urbgateCommand('detach all'), { timeoutSeconds: 30 });
       await detachAll(guest);
       await guest.run(`usbip unbind -b ${gadget.busid}`);
       await gadget.remove();
@@ -139,7 +141,7 @@ describe('urbgate attach', function () {
 
     // A program that unlinks from outside a completion handler has no promise, locally neither.
     for (const one of OTHER_CASES.filter(({ settings }) => settings.unlink !== 'discard')) {
-      const rounds = Math.min(100, one.rounds);
+      const rounds = Math.min(50, one.rounds);
       it(`${one.name}, urbgate at both ends, ${rounds} rounds`, async () => {
         await withGateway([one.spec], async (server) => {
           const result = await probe('urbgate', server, '1-1', one, rounds);
@@ -201,7 +203,7 @@ describe('urbgate attach', function () {
           [],
         );
       } finally {
-        await guest.run(urbgateCommand('detach all'), { timeoutSeconds: 30 });
+        await detachAll(guest);
         await guest.run(`usbip unbind -b ${gadget.busid}`);
         await gadget.remove();
       }
@@ -243,7 +245,7 @@ describe('urbgate attach', function () {
         const device = await attachWith(guest, 'urbgate', gadget.busid, server);
         await useDisk(await blockDevice(guest, device));
       } finally {
-        await guest.run(urbgateCommand('detach all'), { timeoutSeconds: 30 });
+        await detachAll(guest);
         await guest.run(`usbip unbind -b ${gadget.busid}`);
         await gadget.remove();
       }
@@ -267,7 +269,7 @@ describe('urbgate attach', function () {
       await withGateway(['virtual:serial', 'virtual:serial'], async (server) => {
         const first = await attachWith(guest, 'urbgate', '1-1', server);
         const second = await attachWith(guest, 'urbgate', '1-2', server);
-        await guest.succeed("kill -9 $(pgrep -f '[a]ttach --background')");
+        await guest.succeed("kill -9 $(pgrep -f '[a]ttach --foreground')");
         await waitFree(guest, [first.port, second.port]);
         await attachWith(guest, 'urbgate', '1-1', server);
       });

@@ -1,13 +1,12 @@
 /**
- * What programs import from `urbgate`: to define devices and to serve them.
+ * What programs import from `urbgate`: to define devices and to serve them, and to use those of
+ * servers (docs/library.md).
  *
  * ```ts
- * import { defineDevice, Registry, UsbipServer, VirtualDevice } from 'urbgate';
+ * import { connect, defineDevice, serve, VirtualDevice } from 'urbgate';
  *
- * const registry = new Registry();
- * registry.add(new VirtualDevice(defineDevice({ ... })), 'my device');
- * const server = new UsbipServer({ registry, log: console });
- * await server.listen({ host: '127.0.0.1', port: 3240 });
+ * const serving = await serve(new VirtualDevice(defineDevice({ ... })));
+ * const device = await connect({ host: '127.0.0.1' }).importDevice('1-1');
  * ```
  */
 
@@ -27,6 +26,14 @@ export { DEFAULT_LIMITS, type SessionLimits } from './core/limits.ts';
 export { type Export, Registry } from './core/registry.ts';
 export { type SessionOptions, timedRecovery } from './core/session.ts';
 export { type ImportOptions, importDevice, RemoteDevice } from './usbip/client.ts';
+export {
+  Connection,
+  connect,
+  type ServeOptions,
+  type ServerAddress,
+  type Serving,
+  serve,
+} from './usbip/library.ts';
 export { type ListedDevice, listDevices } from './usbip/list-client.ts';
 export type { Pending } from './usbip/pending.ts';
 export { openRemote } from './usbip/remote-device.ts';

@@ -18,6 +18,7 @@ const PURE: readonly RegExp[] = [
   /^src\/core\/(urb|layout|descriptors|session|limits|device|errors|control-effect)\.ts$/,
   /^src\/usbip\/(framer|submit|reply-writer|operations|urb-phase|connection|protocol|status)\.ts$/,
   /^src\/usbip\/buffer-pool\.ts$/,
+  /^src\/usbip\/(attachment|commands|front-end-packets|remote-endpoints|remote-urbs|vhci-fence)\.ts$/,
   /^src\/core\/devices\/virtual\/(definition|descriptors|control-pipe|isochronous|packets)\.ts$/,
   /^src\/core\/devices\/virtual\/disk\/(bot|scsi[a-z-]*)\.ts$/,
   /^src\/xenring\/(usbif|shared-ring|urb-ring|urb-request|transfer-memory|journal|fences|port)\.ts$/,

@@ -4,7 +4,7 @@
  * The threads are those that appear while `attach` is written. If somebody else attaches at that very
  * moment, theirs are among them, and then all must sleep: that errs on the safe side.
  */
-import { closeSync, openSync, readdirSync, readFileSync, readSync } from 'node:fs';
+import { closeSync, existsSync, openSync, readdirSync, readFileSync, readSync } from 'node:fs';
 import { release } from 'node:os';
 
 /** The function in which each sleeps when it has nothing to do. */
@@ -12,6 +12,9 @@ const RECEIVER_SLEEPS_IN = /^unix_stream_/;
 const SENDER_SLEEPS_IN = /^vhci_tx_loop/;
 /** From here on /proc/PID/wchan names a function only while the thread is off the run queue. */
 const KERNEL_MIN = [5, 16] as const;
+
+/** Only kernels with PREEMPT_RT have it. */
+const REALTIME_FILE = '/sys/kernel/realtime';
 
 /** What `wchan` holds: a function's name, or 0. */
 const WCHAN_OCTETS = 64;
@@ -42,8 +45,12 @@ export function vhciThreads(proc = '/proc'): Map<number, Role> {
   return found;
 }
 
-/** Whether this kernel's `wchan` can be relied on. */
-export function canWatch(kernel = release()): boolean {
+/**
+ * Whether this kernel's `wchan` can be relied on. Not with PREEMPT_RT: there a thread that waits for a
+ * spinlock is off the run queue too.
+ */
+export function canWatch(kernel = release(), isRealtime = existsSync(REALTIME_FILE)): boolean {
+  if (isRealtime) return false;
   const [major = 0, minor = 0] = kernel.split(/[.-]/).map(Number);
   return major > KERNEL_MIN[0] || (major === KERNEL_MIN[0] && minor >= KERNEL_MIN[1]);
 }

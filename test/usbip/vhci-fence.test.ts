@@ -168,6 +168,8 @@ describe('threads of vhci', () => {
 
   it('knows from which kernel on it can', () => {
     const kernels = ['5.15.0-1-amd64', '5.16', '6.1.0-56-amd64', '4.19.1'];
-    assert.deepEqual(kernels.map(canWatch), [false, true, true, false]);
+    const watchable = kernels.map((kernel) => canWatch(kernel, false));
+    assert.deepEqual(watchable, [false, true, true, false]);
+    assert.equal(canWatch('6.12.0-rt', true), false);
   });
 });
