@@ -120,17 +120,29 @@ export class FrontUrbs {
     if (ring.push()) this.#options.notify();
   }
 
+  /** Requests without a response. */
+  get outstanding(): number {
+    return this.#ring.outstanding;
+  }
+
+  /** Whether the back end has produced something. */
+  get waiting(): boolean {
+    return this.#ring.waiting;
+  }
+
   /**
    * Takes the responses that are there; handlers run meanwhile, and may send and unlink. True if it
    * is to be called again when others had their turn.
    *
+   * @param stayAwake Not to ask for an event for the next response.
    * @throws {RingError} if the back end breaks the protocol.
    */
-  work(): boolean {
+  work(stayAwake = false): boolean {
+    const ring = this.#ring;
     for (let pass = 0; pass < PASSES_MAX; pass++) {
-      for (let left = this.#ring.available(); left > 0; left--) this.#take();
+      for (let left = ring.available(); left > 0; left--) this.#take();
       this.push();
-      if (!this.#ring.sleep()) return false;
+      if (!(stayAwake ? ring.waiting : ring.sleep())) return false;
     }
     return true;
   }
