@@ -286,6 +286,8 @@ export class Controller {
   }
 }
 
+const OK: Answer = { status: STATUS_NUMBER.ok, octets: 0, startFrame: 0, errorCount: 0 };
+
 function plain(status: UrbStatus): Answer {
-  return { status: STATUS_NUMBER[status], octets: 0, startFrame: 0, errorCount: 0 };
+  return status === 'ok' ? OK : { ...OK, status: STATUS_NUMBER[status] };
 }
