@@ -7,7 +7,9 @@ import { type ChildProcess, execFile, execFileSync, spawn } from 'node:child_pro
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
 import { dirname, extname, join } from 'node:path';
+import { createInterface } from 'node:readline';
 import { promisify } from 'node:util';
+import type { ClientResult, ClientRow } from './node-client.ts';
 
 const run = promisify(execFile);
 const START_TIMEOUT_MILLISECONDS = 15_000;
@@ -240,6 +242,44 @@ export function attachIdle(program: string, port: number, busId: string): Promis
       resolve({ release });
     });
   });
+}
+
+/** A client of node-client.ts that has its device. */
+export interface NodeClient {
+  readonly pid: number;
+  /** Runs one row. */
+  ask(row: ClientRow): Promise<ClientResult>;
+  stop(): Promise<void>;
+}
+
+/**
+ * Starts a client in Node; see node-client.ts for its options.
+ *
+ * @throws {Error} if it ends before it has the device.
+ */
+export async function startNodeClient(args: string[], placement: Placement): Promise<NodeClient> {
+  const script = join(import.meta.dirname, `node-client${extname(import.meta.filename)}`);
+  const flags = extname(script) === '.ts' ? process.execArgv : [];
+  const command = [process.execPath, ...flags, script, ...args];
+  const [file, rest] = bound(placement === 'together' ? SERVER_CPU : null, command);
+  const child = track(spawn(file, rest, { stdio: ['pipe', 'pipe', 'inherit'] }));
+  const lines = createInterface({ input: child.stdout as NodeJS.ReadableStream });
+  const iterator = lines[Symbol.asyncIterator]();
+  const next = async () => {
+    const { value, done } = await iterator.next();
+    if (done) throw new Error(`Cannot go on: the client ${args.join(' ')} has ended`);
+    return value as string;
+  };
+  await next();
+  const { pid = -1 } = child;
+  if (placement === 'apart') {
+    execFileSync('taskset', ['-p', '-c', CLIENT_CPU, `${pid}`], { stdio: 'ignore' });
+  }
+  const ask = async (row: ClientRow) => {
+    child.stdin?.write(`${JSON.stringify(row)}\n`);
+    return JSON.parse(await next()) as ClientResult;
+  };
+  return { pid, ask, stop: () => stop(child) };
 }
 
 /** Resident set of a process in KiB, now (VmRSS) and at its highest (VmHWM). */

@@ -3,7 +3,7 @@
  * them, and the devices at its ports.
  *
  * `#work` is where all events meet: the channel's, answers that a device gave on its own time, and
- * the look for a fence. (A driver that spins for a while before it sleeps would do so there.)
+ * the look for a fence. Before it sleeps it may stay awake for a while (spinner.ts).
  */
 import type { Clock } from '../core/clock.ts';
 import type { SessionLimits } from '../core/limits.ts';
@@ -11,6 +11,7 @@ import type { Registry } from '../core/registry.ts';
 import { Controller, type Next } from './controller.ts';
 import type { Domain, EventChannel, MappedPages, Platform } from './platform.ts';
 import { PortKeeper, type RingLog } from './port-keeper.ts';
+import { Spinner } from './spinner.ts';
 
 /** While URBs wait for a fence, the ring is looked at after so many milliseconds; the last repeats. */
 const FENCE_MILLISECONDS = [0, 0, 1, 1, 2, 4, 8, 16] as const;
@@ -42,6 +43,7 @@ export class RingConnection {
   readonly #channel: EventChannel;
   readonly #controller: Controller;
   readonly #keepers: PortKeeper[] = [];
+  readonly #spinner: Spinner;
   #workScheduled = false;
   #cancelLook: () => void = () => {};
   /** Looks for a fence in a row. */
@@ -65,6 +67,12 @@ export class RingConnection {
       this.#unmap();
       throw error;
     }
+    const controller = this.#controller;
+    this.#spinner = new Spinner({
+      waiting: () => controller.waiting,
+      expecting: () => true,
+      work: () => this.#work(),
+    });
     this.#makeKeepers();
     channel.onEvent = () => this.#work();
     this.#scheduleWork(); // what was there before the channel was
@@ -109,6 +117,7 @@ export class RingConnection {
     if (this.#ended) return;
     this.#ended = true;
     this.#cancelLook();
+    this.#spinner.stop();
     this.#controller.end();
     this.#channel.onEvent = () => {};
     this.#channel.close();
@@ -155,7 +164,9 @@ export class RingConnection {
     if (this.#ended) return;
     this.#cancelLook();
     this.#cancelLook = () => {};
-    this.#arrange(this.#controller.work());
+    const next = this.#controller.work(this.#spinner.begin());
+    this.#spinner.end(next === 'awake');
+    this.#arrange(next);
   }
 
   #arrange(next: Next): void {

@@ -46,9 +46,10 @@ export interface ControllerOptions {
 
 /**
  * What `work` wants: nothing until the next event, to be called again when others had their turn,
- * or to be called again soon because URBs wait for a fence.
+ * to be called again soon because URBs wait for a fence, or, if it has stayed awake, whenever
+ * something is `waiting`, for nobody will send an event.
  */
-export type Next = 'nothing' | 'again' | 'fence';
+export type Next = 'nothing' | 'again' | 'fence' | 'awake';
 
 /** A request that is out. */
 interface Entry {
@@ -144,12 +145,21 @@ export class Controller {
     this.#broken = true;
   }
 
-  /** Does what there is to do. Call for each event, and when the last call wanted it. */
-  work(): Next {
+  /** Whether the front end has produced something. */
+  get waiting(): boolean {
+    return !this.#broken && this.#ring.waiting;
+  }
+
+  /**
+   * Does what there is to do. Call for each event, and when the last call wanted it.
+   *
+   * @param stayAwake Not to ask for an event for the next request.
+   */
+  work(stayAwake = false): Next {
     if (this.#broken || this.#working) return 'nothing';
     this.#working = true;
     try {
-      return this.#work();
+      return this.#work(stayAwake);
     } catch (error) {
       this.#fault(error);
       return 'nothing';
@@ -158,17 +168,21 @@ export class Controller {
     }
   }
 
-  #work(): Next {
+  #work(stayAwake: boolean): Next {
     let more = true;
+    let asleep = false;
     for (let pass = 0; more && pass < PASSES_MAX; pass++) {
       const event = this.#ring.responseEvent; // before the ring is read
       for (let left = this.#ring.available(); left > 0; left--) this.#take();
       this.#fences.open(event);
-      more = this.#ring.sleep();
+      // While URBs are held the fence is what is looked for, at times of its own.
+      asleep = !stayAwake || this.#fences.blocked;
+      more = asleep ? this.#ring.sleep() : this.#ring.waiting;
     }
     const told = this.#hotPlug.work();
     if (this.#ring.needsEvent() || told) this.#options.notify();
     if (more) return 'again';
+    if (!asleep) return 'awake';
     return this.#fences.blocked ? 'fence' : 'nothing';
   }
 
@@ -272,6 +286,8 @@ export class Controller {
   }
 }
 
+const OK: Answer = { status: STATUS_NUMBER.ok, octets: 0, startFrame: 0, errorCount: 0 };
+
 function plain(status: UrbStatus): Answer {
-  return { status: STATUS_NUMBER[status], octets: 0, startFrame: 0, errorCount: 0 };
+  return status === 'ok' ? OK : { ...OK, status: STATUS_NUMBER[status] };
 }

@@ -43,14 +43,18 @@ export const ISO_PACKETS_MAX = PAGE_OCTETS / FrameDescriptor.octets;
 /** Every device behind a ring is alone at its port; only the guest's own bus needs an address. */
 const DEVICE_ADDRESS = 1;
 
-/** A transfer to be sent; again with a new `Sending` each time. */
+/** A transfer to be sent. When it has been answered it may be sent again. */
 export interface Sending {
   readonly port: number;
   readonly transfer: Transfer;
-  readonly clearStall: boolean;
-  /** Called once, unless `forget` was. */
-  readonly answered: (result: TransferResult) => void;
+  clearStall: boolean;
+  /** Belongs to `FrontUrbs`: the id of its request while that is out, else `NOT_OUT`. */
+  requestId: number;
+  /** Called once each time, unless `forget` was. */
+  answered(result: TransferResult): void;
 }
+
+export const NOT_OUT = -1;
 
 export interface FrontUrbsOptions {
   readonly ringPage: Buffer;
@@ -60,15 +64,15 @@ export interface FrontUrbsOptions {
   readonly notify: () => void;
 }
 
-/** What an id stands for: a transfer, one that nobody waits for any more, or an unlink. */
-type Meaning = Sending | 'forgotten' | 'unlink';
+/** What an id stands for: nothing, a transfer, one that nobody waits for any more, or an unlink. */
+type Meaning = 'free' | Sending | 'forgotten' | 'unlink';
 
 export class FrontUrbs {
   readonly #options: FrontUrbsOptions;
   readonly #ring: FrontRing;
   readonly #freeIds: number[] = [];
-  readonly #meanings = new Map<number, Meaning>();
-  readonly #ids = new Map<Sending, number>();
+  /** By id. */
+  readonly #meanings: Meaning[] = new Array(IDS).fill('free');
   /** Not in the ring yet. */
   #waiting: Sending[] = [];
   #unlinks: Sending[] = [];
@@ -96,18 +100,19 @@ export class FrontUrbs {
       this.#waiting.splice(place, 1);
       return true;
     }
-    if (this.#ids.has(sending)) this.#unlinks.push(sending);
+    if (sending.requestId !== NOT_OUT) this.#unlinks.push(sending);
     return false;
   }
 
-  /** Nobody waits for it any more. */
-  forget(sending: Sending): void {
-    const id = this.#ids.get(sending);
-    this.#waiting = this.#waiting.filter((one) => one !== sending);
-    this.#unlinks = this.#unlinks.filter((one) => one !== sending);
-    if (id === undefined) return;
-    this.#ids.delete(sending);
-    this.#meanings.set(id, 'forgotten');
+  /** Nobody waits any more for what was sent to a port. */
+  forget(port: number): void {
+    this.#waiting = this.#waiting.filter((one) => one.port !== port);
+    this.#unlinks = this.#unlinks.filter((one) => one.port !== port);
+    for (const [id, meaning] of this.#meanings.entries()) {
+      if (typeof meaning !== 'object' || meaning.port !== port) continue;
+      meaning.requestId = NOT_OUT;
+      this.#meanings[id] = 'forgotten';
+    }
   }
 
   /** Fills the ring with what waits, and tells the back end. */
@@ -120,17 +125,29 @@ export class FrontUrbs {
     if (ring.push()) this.#options.notify();
   }
 
+  /** Requests without a response. */
+  get outstanding(): number {
+    return this.#ring.outstanding;
+  }
+
+  /** Whether the back end has produced something. */
+  get waiting(): boolean {
+    return this.#ring.waiting;
+  }
+
   /**
    * Takes the responses that are there; handlers run meanwhile, and may send and unlink. True if it
    * is to be called again when others had their turn.
    *
+   * @param stayAwake Not to ask for an event for the next response.
    * @throws {RingError} if the back end breaks the protocol.
    */
-  work(): boolean {
+  work(stayAwake = false): boolean {
+    const ring = this.#ring;
     for (let pass = 0; pass < PASSES_MAX; pass++) {
-      for (let left = this.#ring.available(); left > 0; left--) this.#take();
+      for (let left = ring.available(); left > 0; left--) this.#take();
       this.push();
-      if (!this.#ring.sleep()) return false;
+      if (!(stayAwake ? ring.waiting : ring.sleep())) return false;
     }
     return true;
   }
@@ -139,16 +156,16 @@ export class FrontUrbs {
     this.#ring.copy(this.#response);
     this.#ring.release();
     const id = this.#responseView.getUint16(UrbResponse.offsets.id, true);
-    const meaning = this.#meanings.get(id);
-    if (meaning === undefined) {
+    const meaning = this.#meanings[id] ?? 'free';
+    if (meaning === 'free') {
       throw new RingError(
         'bad-response',
         `Cannot accept response ${id}: no request of this id is out`,
       );
     }
-    this.#meanings.delete(id);
+    this.#meanings[id] = 'free';
     if (typeof meaning === 'object') {
-      this.#ids.delete(meaning);
+      meaning.requestId = NOT_OUT;
       const result = this.#resultOf(id, meaning.transfer);
       this.#freeIds.push(id);
       meaning.answered(result);
@@ -172,7 +189,8 @@ export class FrontUrbs {
     if (status === 'ok' && transfer.shortNotOk && actualLength < room) status = 'short';
     const { packets } = transfer;
     const octets = packets === undefined ? actualLength : room;
-    const data = isIn ? Buffer.from(memory.subarray(at, at + octets)) : NO_OCTETS;
+    const data = isIn ? Buffer.allocUnsafe(octets) : NO_OCTETS;
+    if (isIn) memory.copy(data, 0, at, at + octets);
     const result = { status, actualOctets: actualLength, data };
     if (packets === undefined) return result;
     const frames = memory.subarray(at + ISOCHRONOUS_OCTETS_MAX, at + ROOM_OCTETS);
@@ -186,8 +204,8 @@ export class FrontUrbs {
   }
 
   #putUnlink(victim: Sending | undefined): void {
-    const victimId = victim && this.#ids.get(victim);
-    if (victim === undefined || victimId === undefined) return; // it has been answered
+    const victimId = victim?.requestId ?? NOT_OUT;
+    if (victim === undefined || victimId === NOT_OUT) return; // it has been answered
     const id = this.#takeId('unlink');
     const request = this.#request.fill(0);
     const { offsets } = UrbRequest;
@@ -200,7 +218,7 @@ export class FrontUrbs {
   #putTransfer(sending: Sending): void {
     const { transfer } = sending;
     const id = this.#takeId(sending);
-    this.#ids.set(sending, id);
+    sending.requestId = id;
     const octets = lengthOf(transfer);
     const { offsets } = UrbRequest;
     const request = this.#request.fill(0);
@@ -253,7 +271,7 @@ export class FrontUrbs {
   #takeId(meaning: Meaning): number {
     const id = this.#freeIds.pop();
     assert(id !== undefined, 'Cannot make a request: no id is free');
-    this.#meanings.set(id, meaning);
+    this.#meanings[id] = meaning;
     return id;
   }
 }

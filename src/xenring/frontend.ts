@@ -9,6 +9,7 @@ import type { EventChannel, GrantedPages, Platform, StoreWatch } from './platfor
 import { PortWatch } from './port-watch.ts';
 import { RingDevice } from './ring-device.ts';
 import { RingError } from './ring-error.ts';
+import { Spinner } from './spinner.ts';
 import { SEGMENTS_MAX } from './usbif.ts';
 import { frontAction, XENBUS_STATE, type XenbusState, xenbusStateOf } from './xenbus-state.ts';
 
@@ -30,6 +31,7 @@ interface Rings {
   readonly channel: EventChannel;
   readonly urbs: FrontUrbs;
   readonly ports: PortWatch;
+  readonly spinner: Spinner;
   readonly stallProtocol: boolean;
 }
 
@@ -155,20 +157,29 @@ export class Frontend extends EventEmitter<FrontendEvents> {
       this.#unplugged(port);
       if (speed !== 'none') this.#plugged(new RingDevice(port, speed, stallProtocol, urbs));
     });
+    const spinner = new Spinner({
+      waiting: () => urbs.waiting,
+      expecting: () => urbs.outstanding > 0,
+      work: () => this.#work(),
+    });
     channel.onEvent = () => this.#work();
-    return { pages, memory, channel, urbs, ports, stallProtocol };
+    return { pages, memory, channel, urbs, ports, spinner, stallProtocol };
   }
 
   #work(): void {
     const rings = this.#rings;
     if (rings === null) return;
     try {
-      let again = rings.urbs.work();
-      if (this.#rings === rings && rings.ports.work()) again = true;
+      const awake = rings.spinner.begin();
+      let again = rings.urbs.work(awake);
+      if (this.#rings !== rings) return;
+      if (rings.ports.work()) again = true;
+      rings.spinner.end(awake && !again);
       if (again) setImmediate(() => this.#work());
     } catch (error) {
       if (!(error instanceof RingError)) throw error;
       rings.channel.onEvent = () => {};
+      rings.spinner.stop();
       this.#loseDevices();
       this.emit('fault', error);
     }
@@ -197,6 +208,7 @@ export class Frontend extends EventEmitter<FrontendEvents> {
     const rings = this.#rings;
     this.#rings = null;
     if (rings === null) return;
+    rings.spinner.stop();
     rings.channel.close();
     rings.pages.end();
     rings.memory.end();

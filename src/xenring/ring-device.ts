@@ -22,6 +22,7 @@ import {
   type FrontUrbs,
   ISO_PACKETS_MAX,
   ISOCHRONOUS_OCTETS_MAX,
+  NOT_OUT,
   type Sending,
   TRANSFER_OCTETS_MAX,
 } from './front-urbs.ts';
@@ -32,11 +33,42 @@ import type { PortSpeed } from './usbif.ts';
 export interface Pending {
   readonly transfer: Transfer;
   readonly in: boolean;
-  readonly done: (result: TransferResult) => void;
-  /** How it was last sent. */
-  sending: Sending | null;
-  result: TransferResult;
 }
+
+/** What the device knows of it. One object for each, however often it is sent. */
+class Submission implements Pending, Sending {
+  readonly port: number;
+  readonly transfer: Transfer;
+  readonly in: boolean;
+  readonly done: (result: TransferResult) => void;
+  readonly queue: RetryQueue<Submission>;
+  result = NOT_ANSWERED;
+  clearStall = false;
+  requestId = NOT_OUT;
+  readonly #onAnswered: (submission: Submission) => void;
+
+  constructor(
+    port: number,
+    transfer: Transfer,
+    done: (result: TransferResult) => void,
+    queue: RetryQueue<Submission>,
+    onAnswered: (submission: Submission) => void,
+  ) {
+    this.port = port;
+    this.transfer = transfer;
+    this.in = isInput(transfer);
+    this.done = done;
+    this.queue = queue;
+    this.#onAnswered = onAnswered;
+  }
+
+  answered(result: TransferResult): void {
+    this.result = result;
+    this.#onAnswered(this);
+  }
+}
+
+const NOT_ANSWERED = resultOf('unlinked');
 
 /** As in the kernel-doc of usb_unlink_urb. */
 const STOPS_ON: Readonly<Record<Transfer['type'], StopsOn>> = {
@@ -54,9 +86,9 @@ export class RingDevice {
   /** Resolves when the device is gone; all transfers are done then. */
   readonly closed: Promise<void>;
   readonly #urbs: FrontUrbs;
-  readonly #queues = new Map<number, RetryQueue<Pending>>();
-  readonly #sent = new Set<Pending>();
-  readonly #actions = new Actions<Pending, RetryActionKind>();
+  readonly #queues = new Map<number, RetryQueue<Submission>>();
+  readonly #actions = new Actions<Submission, RetryActionKind>();
+  readonly #onAnswered = (submission: Submission) => this.#answered(submission);
   #carryingOut = false;
   #lost = false;
   #resolveClosed: () => void = () => {};
@@ -79,9 +111,9 @@ export class RingDevice {
    */
   submit(transfer: Transfer, done: (result: TransferResult) => void): Pending {
     check(transfer);
-    const isIn = isInput(transfer);
-    const pending = { transfer, in: isIn, done, sending: null, result: resultOf('unlinked') };
-    submitted(this.#queueOf(transfer), pending, transfer.shortNotOk ?? false, this.#actions);
+    const queue = this.#queueOf(transfer);
+    const pending = new Submission(this.port, transfer, done, queue, this.#onAnswered);
+    submitted(queue, pending, transfer.shortNotOk ?? false, this.#actions);
     if (this.#lost) queueMicrotask(() => this.#carryOut());
     else this.#carryOut();
     return pending;
@@ -94,7 +126,8 @@ export class RingDevice {
 
   /** Asks for a transfer back: it ends as 'unlinked', or as it had ended before. */
   unlink(pending: Pending): void {
-    unlinked(this.#queueOf(pending.transfer), pending, this.#actions);
+    const submission = pending as Submission;
+    unlinked(submission.queue, submission, this.#actions);
     this.#carryOut();
   }
 
@@ -102,8 +135,7 @@ export class RingDevice {
   lost(): void {
     if (this.#lost) return;
     this.#lost = true;
-    for (const { sending } of this.#sent) if (sending !== null) this.#urbs.forget(sending);
-    this.#sent.clear();
+    this.#urbs.forget(this.port);
     for (const queue of this.#queues.values()) connectionLost(queue, this.#actions);
     this.#carryOut();
     this.#resolveClosed();
@@ -123,14 +155,16 @@ export class RingDevice {
     if (!this.#lost) this.#urbs.push();
   }
 
-  #carryOutOne(kind: RetryActionKind, pending: Pending): void {
+  #carryOutOne(kind: RetryActionKind, pending: Submission): void {
     switch (kind) {
       case 'send':
       case 'sendClear':
-        this.#send(pending, kind === 'sendClear');
+        pending.clearStall = kind === 'sendClear';
+        this.#urbs.send(pending);
         break;
       case 'sendUnlink':
-        this.#sendUnlink(pending);
+        // If it has not left yet, nobody will answer.
+        if (this.#urbs.unlink(pending)) pending.answered(resultOf('unlinked'));
         break;
       case 'giveBack':
         this.#giveBack(pending, pending.result);
@@ -144,42 +178,22 @@ export class RingDevice {
     }
   }
 
-  #send(pending: Pending, clearStall: boolean): void {
-    pending.sending = {
-      port: this.port,
-      transfer: pending.transfer,
-      clearStall,
-      answered: (result) => this.#answered(pending, result),
-    };
-    this.#sent.add(pending);
-    this.#urbs.send(pending.sending);
-  }
-
-  #sendUnlink(pending: Pending): void {
-    const { sending } = pending;
-    if (sending === null || !this.#urbs.unlink(sending)) return;
-    this.#answered(pending, resultOf('unlinked')); // it had not left yet
-  }
-
-  #answered(pending: Pending, result: TransferResult): void {
-    pending.sending = null;
-    pending.result = result;
-    this.#sent.delete(pending);
-    const reply = replyOf(result, this.stallProtocol);
-    replied(this.#queueOf(pending.transfer), pending, reply, this.#actions);
+  #answered(submission: Submission): void {
+    const reply = replyOf(submission.result, this.stallProtocol);
+    replied(submission.queue, submission, reply, this.#actions);
     this.#carryOut();
   }
 
   /** The handler may submit and unlink; what that brings about is worked off after it. */
-  #giveBack(pending: Pending, result: TransferResult): void {
+  #giveBack(pending: Submission, result: TransferResult): void {
     try {
       pending.done(result);
     } finally {
-      handled(this.#queueOf(pending.transfer), this.#actions);
+      handled(pending.queue, this.#actions);
     }
   }
 
-  #queueOf({ endpoint, type }: Transfer): RetryQueue<Pending> {
+  #queueOf({ endpoint, type }: Transfer): RetryQueue<Submission> {
     let queue = this.#queues.get(endpoint);
     if (queue === undefined) {
       queue = retryQueue(STOPS_ON[type], this.stallProtocol ? 'stall-protocol' : 'old');

@@ -169,11 +169,16 @@ export class BackRing {
     return passed(from, this.#answered, this.responseEvent);
   }
 
+  /** Whether there is something to take, or a false claim of it. */
+  get waiting(): boolean {
+    return this.requestsProduced !== this.#taken;
+  }
+
   /** Asks to be woken by the next request; true if there is one already. */
   sleep(): boolean {
-    if (this.requestsProduced !== this.#taken) return true;
+    if (this.waiting) return true;
     this.#page.set(REQUEST_EVENT, this.#taken + 1);
-    return this.requestsProduced !== this.#taken;
+    return this.waiting;
   }
 }
 
@@ -204,6 +209,11 @@ export class FrontRing {
   /** Slots for further requests. */
   get free(): number {
     return this.#page.slots - ((this.#made - this.#taken) >>> 0);
+  }
+
+  /** Requests without a response. */
+  get outstanding(): number {
+    return (this.#made - this.#taken) >>> 0;
   }
 
   /** Requests made. */
@@ -254,11 +264,16 @@ export class FrontRing {
     this.#taken = (this.#taken + count) >>> 0;
   }
 
+  /** Whether there is something to take, or a false claim of it. */
+  get waiting(): boolean {
+    return this.#page.get(RESPONSE_PRODUCED) !== this.#taken;
+  }
+
   /** Asks to be woken by the next response; true if there is one already. */
   sleep(): boolean {
-    if (this.#page.get(RESPONSE_PRODUCED) !== this.#taken) return true;
+    if (this.waiting) return true;
     this.#page.set(RESPONSE_EVENT, this.#taken + 1);
-    return this.#page.get(RESPONSE_PRODUCED) !== this.#taken;
+    return this.waiting;
   }
 }
 

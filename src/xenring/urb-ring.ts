@@ -93,6 +93,10 @@ export class UrbRing {
     if (entry !== NO_ENTRY) this.#journal.answered(entry);
   }
 
+  get waiting(): boolean {
+    return this.#ring.waiting;
+  }
+
   needsEvent(): boolean {
     return this.#ring.needsEvent();
   }

@@ -227,4 +227,31 @@ describe('Controller', () => {
     assert.equal(hands.controller.work(), 'fence');
     assert.deepEqual(hands.device.take(), ['submit 1']);
   });
+
+  it('while it stays awake it asks for no event, and before it sleeps it looks once more', () => {
+    const hands = new Hands();
+    hands.controller.work();
+    const asked = hands.urbPage.readUInt32LE(4);
+    hands.read(1);
+    assert.equal(hands.controller.waiting, true);
+    assert.equal(hands.controller.work(true), 'awake');
+    assert.deepEqual(hands.device.take(), ['submit 1']);
+    assert.equal(hands.controller.waiting, false);
+    assert.equal(hands.urbPage.readUInt32LE(4), asked, 'the front end sends no event');
+    hands.read(2);
+    assert.equal(hands.controller.work(), 'nothing');
+    assert.equal(hands.urbPage.readUInt32LE(4), 3, 'for the third it does');
+  });
+
+  it('while URBs are held it does not stay awake', () => {
+    const hands = new Hands();
+    for (const id of [1, 2]) hands.read(id);
+    hands.controller.work();
+    hands.device.complete(hands.device.atDevice[0], 'short', 10);
+    assert.equal(hands.controller.work(true), 'fence');
+    assert.equal(hands.urbPage.readUInt32LE(4), 3);
+    hands.handled();
+    assert.equal(hands.controller.work(true), 'awake');
+    assert.deepEqual(hands.device.take(), ['submit 1', 'submit 2']);
+  });
 });

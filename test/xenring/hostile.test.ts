@@ -2,6 +2,7 @@
 import { strict as assert } from 'node:assert';
 import { Controller } from '../../src/xenring/controller.ts';
 import { PAGE_OCTETS } from '../../src/xenring/platform.ts';
+import type { MemoryPlatform } from './memory-platform.ts';
 import { enumerate, RingRig, turn, until } from './rig.ts';
 import type { HcdResult, HcdUrb, XenHcd } from './xen-hcd.ts';
 
@@ -92,7 +93,7 @@ const attacks: [what: string, attack: (hcd: XenHcd) => void, log: RegExp][] = [
     'a grant that is gone when the data comes',
     (hcd) => {
       hcd.submit(read());
-      setImmediate(() => setImmediate(() => hcd.platform.grants.clear()));
+      setImmediate(() => setImmediate(() => (hcd.platform as MemoryPlatform).grants.clear()));
     },
     /not granted/,
   ],

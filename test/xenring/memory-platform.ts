@@ -181,6 +181,10 @@ export class MemoryPlatform implements Platform {
     return { memory, references, end };
   }
 
+  /** Memory for `grantPage`. */
+  pages(count: number): Buffer {
+    return Buffer.from(new ArrayBuffer(count * PAGE_OCTETS));
+  }
   grantPage(peer: Domain, page: Buffer): number {
     const reference = this.#next++;
     this.grants.set(reference, { to: peer, page, mapped: 0 });

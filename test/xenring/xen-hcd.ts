@@ -8,8 +8,17 @@
  * then and lets others run, as another processor would.
  */
 import { strict as assert } from 'node:assert';
-import { PAGE_OCTETS } from '../../src/xenring/platform.ts';
-import type { MemoryPlatform } from './memory-platform.ts';
+import { type EventChannel, PAGE_OCTETS, type Store } from '../../src/xenring/platform.ts';
+
+/** What it knows of the machine: `MemoryPlatform`, or `ShmHcdPlatform` between processes. */
+export interface HcdPlatform {
+  readonly store: Store;
+  offerChannel(peer: number): EventChannel;
+  /** Memory for `grantPage`. */
+  pages(count: number): Buffer;
+  grantPage(peer: number, page: Buffer): number;
+  endGrant(reference: number): void;
+}
 
 export interface HcdUrb {
   readonly port: number;
@@ -66,16 +75,16 @@ export interface HcdOptions {
 }
 
 export class XenHcd {
-  readonly platform: MemoryPlatform;
+  readonly platform: HcdPlatform;
   readonly path: string;
-  readonly urbPage = Buffer.from(new ArrayBuffer(PAGE_OCTETS));
-  readonly connPage = Buffer.from(new ArrayBuffer(PAGE_OCTETS));
+  readonly urbPage: Buffer;
+  readonly connPage: Buffer;
   readonly speeds: number[] = new Array(32).fill(0);
   /** "1:3": port 1 has a high-speed device now. */
   readonly plugLog: string[] = [];
   error: string | null = null;
   state = 1;
-  channel: ReturnType<MemoryPlatform['offerChannel']> | null = null;
+  channel: EventChannel | null = null;
   options: HcdOptions;
   onPort: (port: number, speed: number) => void = () => {};
   /** URBs the driver has not got back. */
@@ -95,8 +104,10 @@ export class XenHcd {
   #backend = '';
   #watchdog: NodeJS.Timeout | undefined;
 
-  constructor(platform: MemoryPlatform, path: string, options: HcdOptions = {}) {
+  constructor(platform: HcdPlatform, path: string, options: HcdOptions = {}) {
     this.platform = platform;
+    this.urbPage = platform.pages(1);
+    this.connPage = platform.pages(1);
     this.path = path;
     this.options = options;
     this.#shadow = Array.from({ length: SLOTS }, () => ({
@@ -178,6 +189,7 @@ export class XenHcd {
 
   #push(page: Buffer, from: number, to: number): void {
     page.writeUInt32LE(to >>> 0, 0);
+    barrier();
     const event = page.readUInt32LE(4);
     if ((to - event) >>> 0 < (to - from) >>> 0) this.channel?.notify();
   }
@@ -261,7 +273,7 @@ export class XenHcd {
       frames.length === 0 ? 0 : Math.ceil((frameOffset + frames.length * 16) / PAGE_OCTETS);
     const pages = dataPages + framePages;
     assert(pages <= 16, 'E2BIG');
-    const memory = Buffer.from(new ArrayBuffer(pages * PAGE_OCTETS));
+    const memory = this.platform.pages(pages);
     buffer.copy(memory, offset);
     for (const [n, { offset: at, length }] of frames.entries()) {
       memory.writeUInt32LE(at, dataPages * PAGE_OCTETS + frameOffset + 16 * n);
@@ -362,6 +374,7 @@ export class XenHcd {
         if (this.urbPage.readUInt32LE(8) !== at) more = true;
         else {
           this.urbPage.writeUInt32LE((at + 1) >>> 0, 12);
+          barrier();
           more = this.urbPage.readUInt32LE(8) !== at;
         }
       } else this.urbPage.writeUInt32LE((at + 1) >>> 0, 12);
@@ -436,6 +449,7 @@ export class XenHcd {
     let more = false;
     if (this.#connConsumed !== this.#connProduced) {
       page.writeUInt32LE((this.#connConsumed + 1) >>> 0, 12);
+      barrier();
       more = page.readUInt32LE(8) !== this.#connConsumed;
     } else page.writeUInt32LE((this.#connConsumed + 1) >>> 0, 12);
     this.#push(page, from, this.#connProduced);
@@ -465,3 +479,10 @@ export class XenHcd {
     });
   }
 }
+
+/** mb(): what is stored before is seen before what is loaded after. */
+function barrier(): void {
+  Atomics.add(BARRIER, 0, 1);
+}
+
+const BARRIER = new Int32Array(new SharedArrayBuffer(4));

@@ -1,0 +1,156 @@
+/**
+ * A client in Node that keeps D URBs in flight at a source/sink device, over TCP or over a ring, with
+ * urbgate's own front end for either: the same program, so that the two can be set side by side.
+ *
+ *     node node-client.js --tcp PORT --busid BUSID
+ *     node node-client.js --ring FOLDER --domain N --busid BUSID
+ *
+ * It says `ready` when it has the device. Then each line of standard input is a `ClientRow`, answered
+ * by a line, a `ClientResult`. Standard input's end is its own. Every reply is checked: status,
+ * length, and that what came is zeros.
+ */
+import { createInterface } from 'node:readline';
+import { parseArgs } from 'node:util';
+import { importDevice } from '../../src/usbip/client.ts';
+import { Frontend } from '../../src/xenring/frontend.ts';
+import { openShmPlatform } from '../../src/xenring/platform/shm.ts';
+import { Toolstack } from '../../src/xenring/toolstack.ts';
+import { connectStore } from '../../src/xenring/xenstore.ts';
+
+export interface ClientRow {
+  readonly type: 'control' | 'out' | 'in';
+  readonly octets: number;
+  readonly depth: number;
+  readonly seconds: number;
+  readonly warmupSeconds: number;
+}
+
+export interface ClientResult {
+  readonly urbs: number;
+  readonly seconds: number;
+  readonly roundTripMicrosecondsP50: number;
+  readonly roundTripMicrosecondsP99: number;
+  readonly cpuSeconds: number;
+  /** Why it is none. */
+  readonly problem?: string;
+}
+
+interface Request {
+  readonly endpoint: number;
+  readonly type: 'control' | 'bulk';
+  readonly octets?: number;
+  readonly data?: Buffer;
+  readonly setup?: Buffer;
+}
+
+interface Result {
+  readonly status: string;
+  readonly actualOctets: number;
+  readonly data: Buffer;
+}
+
+interface Device {
+  submit(request: Request, done: (result: Result) => void): unknown;
+  transfer(request: Request): Promise<Result>;
+}
+
+const SAMPLES_MAX = 1 << 20;
+const ZEROS = Buffer.alloc(1 << 20);
+const GET_DESCRIPTOR = Buffer.from([0x80, 6, 0, 1, 0, 0, 18, 0]);
+const SET_CONFIGURATION = Buffer.from([0, 9, 1, 0, 0, 0, 0, 0]);
+
+function requestOf({ type, octets }: ClientRow): Request {
+  if (type === 'control') return { endpoint: 0, type, octets, setup: GET_DESCRIPTOR };
+  if (type === 'in') return { endpoint: 0x81, type: 'bulk', octets };
+  return { endpoint: 0x02, type: 'bulk', data: ZEROS.subarray(0, octets) };
+}
+
+/** Keeps `depth` requests out until the time is over. */
+function run(device: Device, row: ClientRow): Promise<ClientResult> {
+  const request = requestOf(row);
+  const samples = new Float64Array(SAMPLES_MAX);
+  const begin = performance.now() + row.warmupSeconds * 1000;
+  const end = begin + row.seconds * 1000;
+  let cpu = process.cpuUsage();
+  let warm = false;
+  let urbs = 0;
+  let out = 0;
+  let problem = '';
+  return new Promise((resolve) => {
+    const finish = (now: number) => {
+      const { user, system } = process.cpuUsage(cpu);
+      const sorted = samples.subarray(0, Math.min(urbs, SAMPLES_MAX)).sort();
+      const quantile = (part: number) => sorted[Math.floor(sorted.length * part)] ?? Number.NaN;
+      resolve({
+        urbs,
+        seconds: (now - begin) / 1000,
+        roundTripMicrosecondsP50: quantile(0.5) * 1000,
+        roundTripMicrosecondsP99: quantile(0.99) * 1000,
+        cpuSeconds: (user + system) / 1e6,
+        ...(problem !== '' && { problem }),
+      });
+    };
+    const submit = () => {
+      const sent = performance.now();
+      out++;
+      device.submit(request, (result) => {
+        const now = performance.now();
+        out--;
+        problem ||= wrong(row, result);
+        if (now >= begin) {
+          if (!warm) cpu = process.cpuUsage();
+          warm = true;
+          samples[urbs % SAMPLES_MAX] = now - sent;
+          urbs++;
+        }
+        if (now < end && problem === '') submit();
+        else if (out === 0) finish(now);
+      });
+    };
+    for (let n = 0; n < row.depth; n++) submit();
+  });
+}
+
+function wrong({ type, octets }: ClientRow, result: Result): string {
+  if (result.status !== 'ok') return `status ${result.status}`;
+  if (result.actualOctets !== octets) return `${result.actualOctets} octets, wanted ${octets}`;
+  if (type !== 'in') return '';
+  return result.data.compare(ZEROS, 0, octets) === 0 ? '' : 'not all octets are 0';
+}
+
+async function ringDevice(folder: string, domain: number, busId: string): Promise<Device> {
+  const platform = await openShmPlatform({ folder, domain });
+  const store = await connectStore(`${folder}/store.socket`);
+  await store.introduce(0);
+  const toolstack = new Toolstack(store);
+  const controller = await toolstack.addController(domain, { ports: 1 });
+  await toolstack.attachDevice(domain, controller, busId);
+  const frontend = new Frontend(platform, `/local/domain/${domain}/device/vusb/${controller}`);
+  const plugged = new Promise<Device>((resolve) => frontend.once('plugged', resolve));
+  await frontend.start();
+  return plugged;
+}
+
+async function main(): Promise<void> {
+  const { values } = parseArgs({
+    options: {
+      tcp: { type: 'string' },
+      ring: { type: 'string' },
+      domain: { type: 'string', default: '1' },
+      busid: { type: 'string', default: '1-1' },
+    },
+  });
+  const device: Device =
+    values.ring === undefined
+      ? await importDevice({ host: '127.0.0.1', port: Number(values.tcp) }, values.busid)
+      : await ringDevice(values.ring, Number(values.domain), values.busid);
+  await device.transfer({ endpoint: 0, type: 'control', setup: SET_CONFIGURATION });
+  process.stdout.write('ready\n');
+  for await (const line of createInterface({ input: process.stdin })) {
+    const result = await run(device, JSON.parse(line) as ClientRow);
+    process.stdout.write(`${JSON.stringify(result)}\n`);
+  }
+  process.exit(0);
+}
+
+await main();

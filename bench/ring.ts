@@ -1,0 +1,210 @@
+/**
+ * The ring in shared memory beside TCP on loopback: two processes, one gateway, the same kind of
+ * device.
+ *
+ *     node dist/bench/ring.js [--rounds 7] [--seconds 0.7] [--only REGEX] [--free] [--gateway FILE]
+ *
+ * In each round of a row three clients take turns at one gateway: a Node client on the ring, the same
+ * Node client on TCP, and the C client on TCP (bench/load/usbip-load.c), which costs less CPU than
+ * any client in Node. Ratios are taken round by round, so that a busy spell of the machine hits all of
+ * them. The exit code says nothing of rates; it is 1 if a reply was wrong.
+ */
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import {
+  buildLoad,
+  canPlace,
+  type NodeClient,
+  type Placement,
+  ROOT,
+  runLoad,
+  runMain,
+  type ServerProcess,
+  startGateway,
+  startNodeClient,
+} from './load/processes.ts';
+import { median } from './report.ts';
+
+const TCP_BUS_ID = '1-1';
+const RING_BUS_ID = '1-2';
+const WARMUP_SECONDS = 0.2;
+const IDLE_SECONDS = 5;
+/** Clock ticks of /proc/PID/stat. */
+const TICKS_PER_SECOND = 100;
+
+interface Row {
+  readonly id: string;
+  readonly title: string;
+  readonly type: 'control' | 'out' | 'in';
+  readonly octets: number;
+  readonly depth: number;
+  /** What the goal is about: 'round-trip' at most, 'rate' at least so many times that of TCP. */
+  readonly measure: 'round-trip' | 'rate';
+  readonly goal: number;
+}
+
+const ROUND_TRIP = { measure: 'round-trip', goal: 0.5, depth: 1 } as const;
+const SMALL = { measure: 'rate', goal: 2, octets: 64, depth: 16 } as const;
+const LARGE = { measure: 'rate', goal: 1.5, octets: 60 << 10 } as const;
+
+const ROWS: readonly Row[] = [
+  { id: 'control-1', title: 'control 18 B, depth 1', type: 'control', octets: 18, ...ROUND_TRIP },
+  { id: 'in-64-1', title: 'bulk in 64 B, depth 1', type: 'in', octets: 64, ...ROUND_TRIP },
+  { id: 'out-64-1', title: 'bulk out 64 B, depth 1', type: 'out', octets: 64, ...ROUND_TRIP },
+  { id: 'in-64-16', title: 'bulk in 64 B, depth 16', type: 'in', ...SMALL },
+  { id: 'out-64-16', title: 'bulk out 64 B, depth 16', type: 'out', ...SMALL },
+  { id: 'in-60k-8', title: 'bulk in 60 KiB, depth 8', type: 'in', ...LARGE, depth: 8 },
+  { id: 'in-60k-14', title: 'bulk in 60 KiB, depth 14', type: 'in', ...LARGE, depth: 14 },
+  { id: 'out-60k-8', title: 'bulk out 60 KiB, depth 8', type: 'out', ...LARGE, depth: 8 },
+  { id: 'out-60k-14', title: 'bulk out 60 KiB, depth 14', type: 'out', ...LARGE, depth: 14 },
+];
+
+interface Figures {
+  readonly kiloUrbs: number;
+  readonly roundTripMicroseconds: number;
+  readonly serverCpuMicroseconds: number;
+  readonly clientCpuMicroseconds: number;
+}
+
+type Client = (row: Row, seconds: number) => Promise<Figures>;
+
+function cpuSeconds(pid: number): number {
+  const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
+  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+  return (Number(fields[11]) + Number(fields[12])) / TICKS_PER_SECOND;
+}
+
+function nodeClient(client: NodeClient, server: ServerProcess): Client {
+  return async ({ type, octets, depth }, seconds) => {
+    const before = cpuSeconds(server.pid);
+    const result = await client.ask({
+      ...{ type, octets, depth, seconds },
+      warmupSeconds: WARMUP_SECONDS,
+    });
+    if (result.problem !== undefined) throw new Error(`Wrong reply: ${result.problem}`);
+    // The warm-up is in this; it is of the same work.
+    const share = result.seconds / (result.seconds + WARMUP_SECONDS);
+    return {
+      kiloUrbs: result.urbs / result.seconds / 1000,
+      roundTripMicroseconds: result.roundTripMicrosecondsP50,
+      serverCpuMicroseconds: (((cpuSeconds(server.pid) - before) * share) / result.urbs) * 1e6,
+      clientCpuMicroseconds: (result.cpuSeconds / result.urbs) * 1e6,
+    };
+  };
+}
+
+function nativeClient(program: string, server: ServerProcess, placement: Placement): Client {
+  return async ({ type, octets, depth }, seconds) => {
+    const args = [
+      ...['--type', type, '--size', `${octets}`, '--depth', `${depth}`, '--busid', '1-3'],
+      ...['--port', `${server.port}`, '--server-pid', `${server.pid}`],
+      ...['--seconds', `${seconds}`, '--warmup', `${WARMUP_SECONDS}`],
+    ];
+    const result = await runLoad(program, args, seconds + WARMUP_SECONDS, placement);
+    return {
+      kiloUrbs: result.urbsPerSecond / 1000,
+      roundTripMicroseconds: result.roundTripMicrosecondsP50,
+      serverCpuMicroseconds: ((result.serverCpuSeconds ?? Number.NaN) / result.urbs) * 1e6,
+      clientCpuMicroseconds: (result.ownCpuSeconds / result.urbs) * 1e6,
+    };
+  };
+}
+
+interface Clients {
+  readonly ring: Client;
+  readonly node: Client;
+  readonly native: Client;
+}
+
+async function measureRow(
+  clients: Clients,
+  row: Row,
+  rounds: number,
+  seconds: number,
+): Promise<string> {
+  const seen: Record<keyof Clients, Figures[]> = { ring: [], node: [], native: [] };
+  const names = Object.keys(seen) as (keyof Clients)[];
+  for (let round = 0; round < rounds; round++) {
+    const order = round % 2 === 0 ? names : [...names].reverse();
+    for (const name of order) seen[name].push(await clients[name](row, seconds));
+  }
+  const of = (name: keyof Clients, figure: keyof Figures) =>
+    median(seen[name].map((each) => each[figure]));
+  const figure = row.measure === 'rate' ? 'kiloUrbs' : 'roundTripMicroseconds';
+  const ratio = (to: 'node' | 'native') =>
+    median(seen.ring.map((each, n) => each[figure] / (seen[to][n]?.[figure] ?? Number.NaN)));
+  const met = (value: number) => (row.measure === 'rate' ? value >= row.goal : value <= row.goal);
+  const shown = (value: number) => `${value.toFixed(2)}${met(value) ? '' : ' (missed)'}`;
+  const digits = row.measure === 'rate' ? 1 : 1;
+  return [
+    row.title,
+    row.measure === 'rate' ? 'kURB/s' : 'p50 in µs',
+    ...names.map((name) => of(name, figure).toFixed(digits)),
+    `${row.measure === 'rate' ? '≥' : '≤'} ${row.goal}`,
+    shown(ratio('node')),
+    shown(ratio('native')),
+    ...names.map((name) => of(name, 'serverCpuMicroseconds').toFixed(1)),
+    ...names.map((name) => of(name, 'clientCpuMicroseconds').toFixed(1)),
+  ].join(' | ');
+}
+
+/** CPU seconds that a gateway with connected and idle clients uses. */
+async function idleCpu(server: ServerProcess, client: NodeClient): Promise<string> {
+  await new Promise((resolve) => setTimeout(resolve, 500)); // what the last row left
+  const before = [cpuSeconds(server.pid), cpuSeconds(client.pid)];
+  await new Promise((resolve) => setTimeout(resolve, IDLE_SECONDS * 1000));
+  const used = [server, client].map((one, n) => cpuSeconds(one.pid) - (before[n] ?? 0));
+  const [gateway, front] = used.map((seconds) => `${(seconds * 1000).toFixed(0)} ms`);
+  return `Idle for ${IDLE_SECONDS} s with a front end connected: gateway ${gateway} of CPU time, front end ${front}`;
+}
+
+const HEADINGS = [
+  ...['row', 'figure', 'ring', 'TCP, Node client', 'TCP, C client', 'goal'],
+  ...['ring / TCP, Node client', 'ring / TCP, C client'],
+  ...['gateway µs CPU/URB: ring', 'TCP Node', 'TCP C'],
+  ...['client µs CPU/URB: ring', 'TCP Node', 'TCP C'],
+];
+
+async function main(): Promise<void> {
+  const { values } = parseArgs({
+    options: {
+      rounds: { type: 'string', default: '7' },
+      seconds: { type: 'string', default: '0.7' },
+      only: { type: 'string', default: '' },
+      free: { type: 'boolean', default: false },
+      'one-cpu': { type: 'boolean', default: false },
+      gateway: { type: 'string', default: join(ROOT, 'dist/src/cli/main.js') },
+    },
+  });
+  const placed = values['one-cpu'] ? 'together' : 'apart';
+  const placement: Placement = values.free || !canPlace() ? 'free' : placed;
+  const folder = mkdtempSync(join(tmpdir(), 'urbgate-ring-'));
+  try {
+    const program = await buildLoad();
+    const busIds = [TCP_BUS_ID, RING_BUS_ID, '1-3'];
+    const server = await startGateway(values.gateway, busIds, placement, ['--shm', folder]);
+    const ring = await startNodeClient(['--ring', folder, '--busid', RING_BUS_ID], placement);
+    const tcp = ['--tcp', `${server.port}`, '--busid', TCP_BUS_ID];
+    const node = await startNodeClient(tcp, placement);
+    const clients: Clients = {
+      ring: nodeClient(ring, server),
+      node: nodeClient(node, server),
+      native: nativeClient(program, server, placement),
+    };
+    process.stdout.write(`| ${HEADINGS.join(' | ')} |\n`);
+    process.stdout.write(`|${' --- |'.repeat(HEADINGS.length)}\n`);
+    const only = new RegExp(values.only);
+    for (const row of ROWS.filter(({ id }) => only.test(id))) {
+      const line = await measureRow(clients, row, Number(values.rounds), Number(values.seconds));
+      process.stdout.write(`| ${line} |\n`);
+    }
+    process.stdout.write(`\n${await idleCpu(server, ring)}\n`);
+    await Promise.all([ring.stop(), node.stop(), server.stop()]);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+await runMain(main);
