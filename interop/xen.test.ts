@@ -19,7 +19,7 @@ import { vusbConfiguration } from './lab/xen-usb.ts';
 import { plugged, plugIn, unplug } from './lab/xen-usb-ports.ts';
 
 const EXPORTS = [
-  'virtual:disk,size=64MiB',
+  'virtual:disk,size=32MiB',
   'virtual:source-sink,short=1000,stamp',
   'virtual:source-sink',
   'virtual:keyboard,text=hello ring\\e,wait=5000,delay=30',
@@ -87,7 +87,7 @@ describe('A Xen guest with the kernel’s own front end', function () {
       },
     );
     await guest.succeed(
-      `for n in 1 2 3 4; do dd if=/dev/urandom of=/mnt/file$n bs=1M count=4 2> /dev/null; done
+      `for n in 1 2 3 4; do dd if=/dev/urandom of=/mnt/file$n bs=1M count=2 2> /dev/null; done
        cd /mnt && sha256sum file* > /run/sums && sync && cd / && umount /mnt`,
       { timeoutSeconds: 120 },
     );
