@@ -5,6 +5,7 @@
  * (xenbus-state.ts says why that is enough). A front end that breaks the protocol costs its
  * connection and one line in the log; it may connect again.
  */
+import { dirname } from 'node:path';
 import { type Clock, systemClock } from '../core/clock.ts';
 import type { SessionLimits } from '../core/limits.ts';
 import type { Registry } from '../core/registry.ts';
@@ -63,6 +64,11 @@ export class Backend {
   /** Exports have come, gone or become free. */
   exportsChanged(): void {
     this.#connection?.tryPlug();
+  }
+
+  /** A domain has ended, perhaps this one. */
+  domainReleased(): void {
+    this.#look();
   }
 
   /**
@@ -139,6 +145,7 @@ export class Backend {
         break;
       case 'release':
         await this.#release('at-once');
+        await this.#removeIfOrphaned(directory.domain);
         break;
       case 'wait':
         break;
@@ -194,6 +201,19 @@ export class Backend {
     for (let port = 1; port <= connection.portCount; port++) {
       connection.want(port, (await this.#get(`${this.#path}/port/${port}`)) ?? '');
     }
+  }
+
+  /**
+   * Removes the directory of a domain that is no more. `xl` would, but does not when a port names a
+   * device that is none of this machine's own (libxl__devices_destroy fails then).
+   */
+  async #removeIfOrphaned(domain: number): Promise<void> {
+    await this.#options.platform.store.transaction(async (store) => {
+      if ((await store.list(`/local/domain/${domain}`)) !== undefined) return;
+      await store.remove(this.#path);
+      const above = dirname(this.#path);
+      if ((await store.list(above))?.length === 0) await store.remove(above);
+    });
   }
 
   async #release(how: 'orderly' | 'at-once'): Promise<void> {

@@ -12,7 +12,7 @@ export class Backends {
   readonly #exportsChanged = () => {
     for (const backend of this.#backends.values()) backend.exportsChanged();
   };
-  #watch: StoreWatch | null = null;
+  readonly #watches: StoreWatch[] = [];
   #looking: Promise<void> | null = null;
   #lookAgain = false;
   #stopped = false;
@@ -30,7 +30,9 @@ export class Backends {
   async start(): Promise<void> {
     this.#options.registry.on('added', this.#exportsChanged);
     this.#options.registry.on('released', this.#exportsChanged);
-    this.#watch = await this.#options.platform.store.watch(this.#root, () => this.#look());
+    const { store } = this.#options.platform;
+    this.#watches.push(await store.watch(this.#root, () => this.#look()));
+    this.#watches.push(await store.watch('@releaseDomain', () => this.#domainReleased()));
   }
 
   /** Guests see their devices unplugged; their controllers wait for the next gateway. */
@@ -38,10 +40,14 @@ export class Backends {
     this.#stopped = true;
     this.#options.registry.off('added', this.#exportsChanged);
     this.#options.registry.off('released', this.#exportsChanged);
-    await this.#watch?.end();
+    for (const watch of this.#watches.splice(0)) await watch.end();
     await this.#looking;
     await Promise.all([...this.#backends.values()].map((backend) => backend.stop()));
     this.#backends.clear();
+  }
+
+  #domainReleased(): void {
+    for (const backend of this.#backends.values()) backend.domainReleased();
   }
 
   #look(): void {

@@ -349,7 +349,7 @@ describe('back end with a stock front end', () => {
     rig.world.destroy(5);
     await until(() => rig.backends.controllers.size === 0, 'the controller is gone');
     await until(() => rig.registry.get('1-1')?.holder === null, 'the device is free');
-    assert.deepEqual(rig.dom0.inUse, { grantedPages: 0, mappedPages: 0, channels: 0, watches: 1 });
+    assert.deepEqual(rig.dom0.inUse, { grantedPages: 0, mappedPages: 0, channels: 0, watches: 2 });
     const next = await rig.guest(6);
     await rig.tools.attachDevice(6, 0, '1-1');
     await enumerate(next, 1);
