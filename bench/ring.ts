@@ -10,7 +10,7 @@
  * them. The exit code says nothing of rates; it is 1 if a reply was wrong.
  */
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { loadavg, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import {
@@ -137,11 +137,10 @@ async function measureRow(
     median(seen.ring.map((each, n) => each[figure] / (seen[to][n]?.[figure] ?? Number.NaN)));
   const met = (value: number) => (row.measure === 'rate' ? value >= row.goal : value <= row.goal);
   const shown = (value: number) => `${value.toFixed(2)}${met(value) ? '' : ' (missed)'}`;
-  const digits = row.measure === 'rate' ? 1 : 1;
   return [
     row.title,
     row.measure === 'rate' ? 'kURB/s' : 'p50 in µs',
-    ...names.map((name) => of(name, figure).toFixed(digits)),
+    ...names.map((name) => of(name, figure).toFixed(1)),
     `${row.measure === 'rate' ? '≥' : '≤'} ${row.goal}`,
     shown(ratio('node')),
     shown(ratio('native')),
@@ -201,6 +200,8 @@ async function main(): Promise<void> {
       process.stdout.write(`| ${line} |\n`);
     }
     process.stdout.write(`\n${await idleCpu(server, ring)}\n`);
+    const loads = loadavg().map((load) => load.toFixed(1));
+    process.stdout.write(`Load average at the end, 1, 5 and 15 min: ${loads.join(', ')}\n`);
     await Promise.all([ring.stop(), node.stop(), server.stop()]);
   } finally {
     rmSync(folder, { recursive: true, force: true });

@@ -177,7 +177,10 @@ export class Frontend extends EventEmitter<FrontendEvents> {
       rings.spinner.end(awake && !again);
       if (again) setImmediate(() => this.#work());
     } catch (error) {
-      if (!(error instanceof RingError)) throw error;
+      if (!(error instanceof RingError)) {
+        setImmediate(() => this.#work()); // a handler's own; nobody has asked for an event yet
+        throw error;
+      }
       rings.channel.onEvent = () => {};
       rings.spinner.stop();
       this.#loseDevices();

@@ -110,6 +110,29 @@ describe('front end and back end', () => {
     await end(both);
   });
 
+  it('a handler throws: that is the program’s, and the others come back all the same', async () => {
+    const both = await connect({}, { delay: 1 });
+    const listeners = process.listeners('uncaughtException');
+    process.removeAllListeners('uncaughtException');
+    const caught: unknown[] = [];
+    process.on('uncaughtException', (error) => caught.push(error.message));
+    try {
+      let back = 0;
+      for (let n = 0; n < 6; n++) {
+        both.ring.submit({ endpoint: 0x81, type: 'bulk', octets: 64 }, () => {
+          back++;
+          if (n % 2 === 0) throw new Error(`thrown by ${n}`);
+        });
+      }
+      await until(() => back === 6, 'all are back');
+    } finally {
+      process.removeAllListeners('uncaughtException');
+      for (const listener of listeners) process.on('uncaughtException', listener);
+    }
+    assert.deepEqual(caught, ['thrown by 0', 'thrown by 2', 'thrown by 4']);
+    await end(both);
+  });
+
   it('the toolstack takes the controller away', async () => {
     const both = await connect({}, { delay: 60_000 });
     const read = both.ring.transfer({ endpoint: 0x81, type: 'bulk', octets: 64 });

@@ -34,7 +34,8 @@ async function gateway(folder: string, seed: number, devices: readonly string[])
   await backends.start();
   process.on('message', () => {
     const held = registry.list().filter(({ holder }) => holder !== null).length;
-    process.send?.({ ...platform.inUse, held, warnings });
+    const { user, system } = process.cpuUsage();
+    process.send?.({ ...platform.inUse, held, warnings, cpuMilliseconds: (user + system) / 1000 });
   });
   process.send?.('ready');
 }

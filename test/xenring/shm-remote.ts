@@ -13,6 +13,8 @@ export interface GatewayUse {
   /** Devices that a client has. */
   readonly held: number;
   readonly warnings: readonly string[];
+  /** CPU time that it has used. */
+  readonly cpuMilliseconds: number;
 }
 
 const running = new Set<ShmRemote>();

@@ -15,6 +15,7 @@ import type { Transfer } from '../../src/xenring/transfer.ts';
 import { connectStore, type XenstoreClient } from '../../src/xenring/xenstore.ts';
 import { FaultyEvents } from './faulty-events.ts';
 import { allKinds, plugged, probe } from './front-driver.ts';
+import { pause } from './platform/until.ts';
 import { enumerate, until } from './rig.ts';
 import { ShmHcdPlatform } from './shm-hcd-platform.ts';
 import { ShmRemote } from './shm-remote.ts';
@@ -75,7 +76,7 @@ describe('the ring between two processes', function () {
       });
       return use.mappedPages === 0 && use.channels === 0 && use.held === 0;
     }, 'the gateway lets go');
-    const { watches, ...rest } = use;
+    const { watches, cpuMilliseconds: _, ...rest } = use;
     assert.deepEqual(rest, wanted);
     assert(watches <= idle.watches + 2, `${watches} watches`);
   }
@@ -90,6 +91,22 @@ describe('the ring between two processes', function () {
     await allKinds(await plugged(frontend));
     await frontend.close();
     nothingInUse();
+    await nothingHeld();
+  });
+
+  it('both sleep when there is nothing to do, right after dense traffic', async () => {
+    await serve({});
+    const frontend = await connect();
+    const ring = await plugged(frontend);
+    for (let n = 0; n < 20_000; n++) await ring.transfer(READ);
+    await pause(50);
+    const [before, own] = [await gateway.use(), process.cpuUsage()];
+    await pause(2000);
+    const used = (await gateway.use()).cpuMilliseconds - before.cpuMilliseconds;
+    const { user, system } = process.cpuUsage(own);
+    assert(used < 60, `the gateway used ${used} ms of CPU time in 2 s`);
+    assert(user + system < 200_000, `the front end used ${(user + system) / 1000} ms`);
+    await frontend.close();
     await nothingHeld();
   });
 
