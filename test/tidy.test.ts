@@ -22,7 +22,7 @@ const PURE: readonly RegExp[] = [
   /^src\/core\/devices\/virtual\/(definition|descriptors|control-pipe|isochronous|packets)\.ts$/,
   /^src\/core\/devices\/virtual\/disk\/(bot|scsi[a-z-]*)\.ts$/,
   /^src\/xenring\/(usbif|shared-ring|urb-ring|urb-request|transfer-memory|journal|fences|port)\.ts$/,
-  /^src\/xenring\/(controller|hot-plug|xenbus-state|front-urbs|xenstore-(wire|requests))\.ts$/,
+  /^src\/xenring\/(controller|hot-plug|spin|xenbus-state|front-urbs|xenstore-(wire|requests))\.ts$/,
   /^src\/xenring\/platform\/(store-(tree|parts|service)|xen-ioctls)\.ts$/,
 ];
 
