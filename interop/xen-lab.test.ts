@@ -7,6 +7,7 @@ import { findDevice } from './lab/local-gadget.ts';
 import { checkoutFolder } from './lab/paths.ts';
 import { showsTheHole } from './lab/stall-cases.ts';
 import { formatProbe, runProbe } from './lab/stall-probe.ts';
+import { until } from './lab/until.ts';
 import { sourceSinkGadget } from './lab/usbtest-gadgets.ts';
 import { bootXen } from './lab/xen.ts';
 import { createDomain, type Domain, prepareXen } from './lab/xen-domain.ts';
@@ -18,6 +19,7 @@ const CONTROL_ROUNDS = 20;
 const HANG_MILLISECONDS = 8000;
 /** The probe itself may hang, as the kernel below it does not let go of the transfers. */
 const CONTROL_SECONDS = 30;
+const LAST_WORDS_SECONDS = 5;
 
 const say = (text: string) => console.log(`      ${text}`);
 
@@ -134,7 +136,13 @@ done; exit 1`);
   it('notices a domain that crashes, and has its last words', async () => {
     const { guest } = await createDomain(dom0, { name: 'crashing' });
     await assert.rejects(guest.run('echo c > /proc/sysrq-trigger'), /the guest has ended/);
-    assert.match(guest.kernelComplaints().join(), /Kernel panic - not syncing: sysrq/);
+    // They come by dom0, and may come after the news of the end.
+    const said = () => /Kernel panic - not syncing: sysrq/.exec(guest.kernelComplaints().join());
+    await until(
+      LAST_WORDS_SECONDS,
+      () => said() ?? undefined,
+      () => `Cannot find the panic: the console has ${guest.consoleTail()}`,
+    );
   });
 
   it('says why a domain cannot be created', async () => {

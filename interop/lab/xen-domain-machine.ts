@@ -13,7 +13,7 @@ import { until } from './until.ts';
 const AGENT_CONSOLE = 1;
 const CONNECT_TIMEOUT_SECONDS = 20;
 /** The last words of a domain are on the way when it is gone already. */
-const LAST_WORDS_MILLISECONDS = 500;
+const LAST_WORDS_MILLISECONDS = 5000;
 
 export class DomainMachine implements Machine {
   readonly ended: Promise<void>;
