@@ -25,7 +25,6 @@ import {
   needsTime,
   type Outcome,
   overtaken,
-  type StopsOn,
   submitted,
   unlinked,
 } from '../stall/endpoint-queue.ts';
@@ -34,6 +33,7 @@ import { assert } from './assert.ts';
 import { type Clock, systemClock } from './clock.ts';
 import { type ControlEffect, controlEffect } from './control-effect.ts';
 import type { DeviceHost, EndpointInfo, QueueModel, TransferType, UsbDevice } from './device.ts';
+import { STOPS_ON } from './stops-on.ts';
 import type { Urb, UrbStatus } from './urb.ts';
 
 export interface SessionClient {
@@ -91,14 +91,6 @@ const FLIGHT_MAX: Readonly<Record<QueueModel, Readonly<Record<TransferType, numb
   serial: { control: 1, bulk: 1, interrupt: 1, isochronous: 1 },
   'serial-but-isochronous': { control: 1, bulk: 1, interrupt: 1, isochronous: 64 },
   'host-controller': { control: 1, bulk: 8, interrupt: 1, isochronous: 32 },
-};
-
-/** Which ends stop a queue: kernel-doc of usb_unlink_urb, "Unlinking and Endpoint Queues". */
-const STOPS_ON: Readonly<Record<TransferType, StopsOn>> = {
-  control: 'errors-but-short',
-  bulk: 'errors',
-  interrupt: 'errors',
-  isochronous: 'nothing',
 };
 
 type State = 'open' | 'removed' | 'closing' | 'closed';
@@ -207,14 +199,9 @@ export class DeviceSession implements DeviceHost {
     this.#carryOut();
   }
 
-  /** The client has handled every report so far: opens all fences (for transports that know). */
-  fenceOpened(): void {
-    this.#forEachSlot((slot) => fenceOpened(slot.queue, this.#clock.now(), this.#actions));
-  }
-
   /**
-   * The same for those endpoints only whose last report the client has handled, which `handled`
-   * tells from its mark. For transports that can tell reports apart.
+   * Opens the fences of the endpoints whose last report the client has handled, which `handled` tells
+   * from its mark. For transports that know.
    */
   openFences(handled: (mark: number) => boolean): void {
     this.#forEachSlot((slot) => {

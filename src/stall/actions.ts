@@ -8,6 +8,7 @@ export class Actions<T, Kind> {
   #filled = 0;
   #taken = 0;
   #subject: T | undefined;
+  #draining = false;
 
   add(kind: Kind, subject: T): void {
     this.#kinds[this.#filled] = kind;
@@ -24,6 +25,22 @@ export class Actions<T, Kind> {
     this.#subject = this.#subjects[this.#taken];
     this.#subjects[this.#taken] = undefined; // or the memory behind it would live on
     return this.#kinds[this.#taken++];
+  }
+
+  /**
+   * Carries all of them out, those too that are added meanwhile. From inside `act` it does nothing
+   * and returns false: the call that is under way goes on. What `act` throws is thrown, and what is
+   * left is for the next call.
+   */
+  drain(act: (kind: Kind, subject: T) => void): boolean {
+    if (this.#draining) return false;
+    this.#draining = true;
+    try {
+      for (let kind = this.next(); kind !== undefined; kind = this.next()) act(kind, this.subject);
+    } finally {
+      this.#draining = false;
+    }
+    return true;
   }
 
   /** What the action that `next` returned last is about. */

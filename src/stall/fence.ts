@@ -44,6 +44,9 @@ export interface HoldRecovery {
   readonly arrivalMilliseconds: number;
 }
 
+/** For a client that speaks the stall protocol. */
+export const RETURN_RECOVERY: Recovery = { kind: 'return' };
+
 /** An exact fence: see above. */
 export const EXACT_RECOVERY: HoldRecovery = {
   kind: 'hold',

@@ -12,7 +12,7 @@
 import type { SessionLimits } from '../core/limits.ts';
 import type { Claim, Registry } from '../core/registry.ts';
 import type { SessionOptions } from '../core/session.ts';
-import type { Recovery } from '../stall/fence.ts';
+import { RETURN_RECOVERY } from '../stall/fence.ts';
 import type { BufferPool } from './buffer-pool.ts';
 import {
   CAPABILITIES_KNOWN,
@@ -47,9 +47,6 @@ export interface ConnectionOptions {
   readonly onOutput: () => void;
   readonly onEvent: (event: ConnectionEvent) => void;
 }
-
-/** A client that speaks the stall protocol holds its own URBs back. */
-const RETURNING: Recovery = { kind: 'return' };
 
 /** What is worth a line in the log. */
 export type ConnectionEvent =
@@ -165,7 +162,7 @@ export class Connection {
         this.#announce();
       },
     });
-    const recovery = stallProtocol ? { ...session, recovery: RETURNING } : session;
+    const recovery = stallProtocol ? { ...session, recovery: RETURN_RECOVERY } : session;
     const claim = this.#tryClaim(() => registry.claim(busId, peer, urbs, recovery));
     if (typeof claim === 'string') {
       const status = claim === 'busy' ? 'busy' : claim === 'unknown' ? 'noDevice' : 'deviceError';

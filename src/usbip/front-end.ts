@@ -10,8 +10,8 @@
  */
 import { strict as assert } from 'node:assert';
 import { RemoteProtocolError } from '../core/errors.ts';
+import { STOPS_ON } from '../core/stops-on.ts';
 import { Actions } from '../stall/actions.ts';
-import type { StopsOn } from '../stall/endpoint-queue.ts';
 import {
   connectionLost,
   handled,
@@ -53,14 +53,6 @@ export interface FrontEndOptions {
   readonly send: (octets: Uint8Array) => void;
 }
 
-/** As in the kernel-doc of usb_unlink_urb; bulk and interrupt stop on any error. */
-const STOPS_ON: Readonly<Record<Transfer['type'], StopsOn>> = {
-  control: 'errors-but-short',
-  bulk: 'errors',
-  interrupt: 'errors',
-  isochronous: 'nothing',
-};
-
 export class FrontEnd implements FrameHandler {
   readonly headerOctets = HEADER_OCTETS;
   readonly keepBody = true;
@@ -70,8 +62,9 @@ export class FrontEnd implements FrameHandler {
   /** Unlinks without their reply: seqnum of the unlink, and whose it is. */
   readonly #unlinks = new Map<number, Pending>();
   readonly #actions = new Actions<Pending, RetryActionKind>();
+  /** Handlers run in here, and may throw. */
+  readonly #act = (kind: RetryActionKind, pending: Pending) => this.#carryOutOne(kind, pending);
   #seqnum = 0;
-  #carryingOut = false;
   #lost = false;
   /** The transfer whose reply's body is awaited. */
   #arriving: Pending | undefined;
@@ -210,16 +203,7 @@ export class FrontEnd implements FrameHandler {
   }
 
   #carryOut(): void {
-    if (this.#carryingOut) return;
-    this.#carryingOut = true;
-    const actions = this.#actions;
-    try {
-      for (let kind = actions.next(); kind !== undefined; kind = actions.next()) {
-        this.#carryOutOne(kind, actions.subject);
-      }
-    } finally {
-      this.#carryingOut = false; // a handler may throw; what is left is done with the next event
-    }
+    this.#actions.drain(this.#act);
   }
 
   #carryOutOne(kind: RetryActionKind, pending: Pending): void {

@@ -15,8 +15,8 @@ import { assert } from '../core/assert.ts';
 import { DEFAULT_LIMITS, type SessionLimits } from '../core/limits.ts';
 import type { DeviceSession, SessionClient } from '../core/session.ts';
 import { Urb, type UrbStatus } from '../core/urb.ts';
-import type { Recovery } from '../stall/fence.ts';
-import { FENCED, Fences, RETURNING } from './fences.ts';
+import { EXACT_RECOVERY, RETURN_RECOVERY, type Recovery } from '../stall/fence.ts';
+import { Fences } from './fences.ts';
 import { HotPlug } from './hot-plug.ts';
 import { JOURNAL_ENTRIES } from './journal.ts';
 import { PlatformError } from './platform.ts';
@@ -102,7 +102,7 @@ export class Controller {
 
   /** How a session at one of the ports has to recover from errors. */
   get recovery(): Recovery {
-    return this.#options.stallProtocol ? RETURNING : FENCED;
+    return this.#options.stallProtocol ? RETURN_RECOVERY : EXACT_RECOVERY;
   }
 
   /** Requests that are out. */

@@ -15,13 +15,6 @@
  * 0, where drivers let other requests go on and expect them in order (usbtest case 10).
  */
 import type { DeviceSession } from '../core/session.ts';
-import { EXACT_RECOVERY, type Recovery } from '../stall/fence.ts';
-
-/** For a stock front end: nothing but the fence ends a hold. */
-export const FENCED: Recovery = EXACT_RECOVERY;
-
-/** For a front end that speaks the stall protocol. */
-export const RETURNING: Recovery = { kind: 'return' };
 
 /** What the ring says about its own fill. */
 export interface RingFill {

@@ -5,8 +5,8 @@
  * returns, against any other by holding back what must not overtake.
  */
 import { assert } from '../core/assert.ts';
+import { STOPS_ON } from '../core/stops-on.ts';
 import { Actions } from '../stall/actions.ts';
-import type { StopsOn } from '../stall/endpoint-queue.ts';
 import {
   connectionLost,
   handled,
@@ -70,14 +70,6 @@ class Submission implements Pending, Sending {
 
 const NOT_ANSWERED = resultOf('unlinked');
 
-/** As in the kernel-doc of usb_unlink_urb. */
-const STOPS_ON: Readonly<Record<Transfer['type'], StopsOn>> = {
-  control: 'errors-but-short',
-  bulk: 'errors',
-  interrupt: 'errors',
-  isochronous: 'nothing',
-};
-
 export class RingDevice {
   readonly port: number;
   readonly speed: PortSpeed;
@@ -88,8 +80,9 @@ export class RingDevice {
   readonly #urbs: FrontUrbs;
   readonly #queues = new Map<number, RetryQueue<Submission>>();
   readonly #actions = new Actions<Submission, RetryActionKind>();
+  /** Handlers run in here, and may throw. */
+  readonly #act = (kind: RetryActionKind, pending: Submission) => this.#carryOutOne(kind, pending);
   readonly #onAnswered = (submission: Submission) => this.#answered(submission);
-  #carryingOut = false;
   #lost = false;
   #resolveClosed: () => void = () => {};
 
@@ -142,17 +135,8 @@ export class RingDevice {
   }
 
   #carryOut(): void {
-    if (this.#carryingOut) return;
-    this.#carryingOut = true;
-    const actions = this.#actions;
-    try {
-      for (let kind = actions.next(); kind !== undefined; kind = actions.next()) {
-        this.#carryOutOne(kind, actions.subject);
-      }
-    } finally {
-      this.#carryingOut = false; // a handler may throw; what is left is done with the next event
-    }
-    if (!this.#lost) this.#urbs.push();
+    const done = this.#actions.drain(this.#act);
+    if (done && !this.#lost) this.#urbs.push();
   }
 
   #carryOutOne(kind: RetryActionKind, pending: Submission): void {

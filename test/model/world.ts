@@ -28,7 +28,7 @@ import {
   submitted,
   unlinked,
 } from '../../src/stall/endpoint-queue.ts';
-import type { Recovery } from '../../src/stall/fence.ts';
+import { EXACT_RECOVERY, type Recovery } from '../../src/stall/fence.ts';
 import * as retry from '../../src/stall/retry-queue.ts';
 
 /** Who is at the other end, and what the gateway does for it. */
@@ -77,12 +77,6 @@ export interface Scope {
 
 export class Violation extends Error {}
 
-const EXACT: Recovery = {
-  kind: 'hold',
-  settleMilliseconds: 0,
-  holdMilliseconds: Number.POSITIVE_INFINITY,
-  arrivalMilliseconds: Number.POSITIVE_INFINITY,
-};
 const TIMED: Recovery = {
   kind: 'hold',
   settleMilliseconds: 1,
@@ -90,7 +84,7 @@ const TIMED: Recovery = {
   arrivalMilliseconds: 1,
 };
 const RECOVERY: Readonly<Record<Client, Recovery>> = {
-  exact: EXACT,
+  exact: EXACT_RECOVERY,
   timed: TIMED,
   return: { kind: 'return' },
   old: { kind: 'none' },

@@ -485,7 +485,7 @@ class Simulation implements SessionClient, DeviceWatcher {
     if (busy) return; // asked again when that is over
     if (this.#unlinks.length > 0) return; // asked again when they are sent
     if (this.#up.length > 0) this.#clock.after(0.5, () => this.#openFence());
-    else this.#session.fenceOpened();
+    else this.#session.openFences(() => true);
   }
 
   #loseConnection(): void {

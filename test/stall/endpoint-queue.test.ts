@@ -17,7 +17,7 @@ import {
   TRANSITIONS,
   unlinked,
 } from '../../src/stall/endpoint-queue.ts';
-import type { Evidence, Recovery } from '../../src/stall/fence.ts';
+import { type Evidence, EXACT_RECOVERY, type Recovery } from '../../src/stall/fence.ts';
 import { PhaseRecorder } from './phases.ts';
 
 const TIMED: Recovery = {
@@ -27,12 +27,6 @@ const TIMED: Recovery = {
   arrivalMilliseconds: 50,
 };
 const AT_ONCE: Recovery = { ...TIMED, settleMilliseconds: 0 };
-const EXACT: Recovery = {
-  kind: 'hold',
-  settleMilliseconds: 0,
-  holdMilliseconds: Number.POSITIVE_INFINITY,
-  arrivalMilliseconds: Number.POSITIVE_INFINITY,
-};
 const RETURN: Recovery = { kind: 'return' };
 
 /**
@@ -766,7 +760,7 @@ describe('endpoint queue', () => {
 
   describe('Tests for exact fences', () => {
     rows(
-      { recovery: EXACT },
+      { recovery: EXACT_RECOVERY },
       {
         'nothing but the fence opens them': [
           ...HELD,
