@@ -12,7 +12,7 @@ import type { Registry } from '../core/registry.ts';
 import type { SessionOptions } from '../core/session.ts';
 import { BufferPool } from './buffer-pool.ts';
 import { Connection, type ConnectionEvent } from './connection.ts';
-import { ackedOctets, readInto, setUserTimeout } from './sockets.ts';
+import { ackedOctets, readInto, setUserTimeout, writeGathered } from './sockets.ts';
 
 /** A silent client is probed after this time, then each second; ten probes lost end it. */
 const KEEPALIVE_MILLISECONDS = 10_000;
@@ -211,13 +211,7 @@ class Client {
     const socket = this.#socket;
     if (socket.destroyed || socket.writableEnded) return;
     const pieces = this.#connection.takeOutput();
-    if (pieces.length === 1) {
-      socket.write(pieces[0] as Uint8Array);
-    } else if (pieces.length > 1) {
-      socket.cork();
-      for (const piece of pieces) socket.write(piece);
-      socket.uncork();
-    }
+    writeGathered(socket, pieces);
     if (this.#connection.ending) {
       socket.end();
       this.#limitLife(GOODBYE_MILLISECONDS);

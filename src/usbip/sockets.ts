@@ -90,6 +90,13 @@ export function readInto(
   return socket;
 }
 
+/** Writes in one system call; a single piece needs no cork for that. */
+export function writeGathered(socket: Socket, pieces: readonly Uint8Array[]): void {
+  if (pieces.length > 1) socket.cork();
+  for (const piece of pieces) socket.write(piece);
+  if (pieces.length > 1) socket.uncork();
+}
+
 /** The descriptor behind a socket; Node.js keeps it in an undocumented place. */
 export function descriptorOf(socket: Socket): number {
   const handle = (socket as unknown as Internals)._handle;

@@ -18,6 +18,7 @@ import { Framer } from './framer.ts';
 import { RelaySession } from './relay-session.ts';
 import type { RemoteEndpoints } from './remote-endpoints.ts';
 import { ReplyWriter } from './reply-writer.ts';
+import { writeGathered } from './sockets.ts';
 import { type UnixPair, unixPair, unreadOctets } from './unix-pair.ts';
 import { UrbPhase } from './urb-phase.ts';
 import type { Vhci } from './vhci.ts';
@@ -177,9 +178,7 @@ export class VhciLink {
     if (socket.destroyed || socket.writableEnded) return;
     const pieces = this.#writer.take();
     if (pieces.length === 0) return;
-    socket.cork();
-    for (const piece of pieces) socket.write(piece);
-    socket.uncork();
+    writeGathered(socket, pieces);
     if (socket.writableLength > UNSENT_OCTETS_MAX) this.#waitForVhci();
     if (this.#fence.waits) this.#look();
   }

@@ -10,6 +10,7 @@ import { type Clock, systemClock } from '../core/clock.ts';
 import type { SessionLimits } from '../core/limits.ts';
 import type { Registry } from '../core/registry.ts';
 import { RingConnection } from './connection.ts';
+import { Looks } from './looks.ts';
 import { type Platform, PlatformError, type StoreWatch } from './platform.ts';
 import type { RingLog } from './port-keeper.ts';
 import { RingError } from './ring-error.ts';
@@ -39,12 +40,9 @@ export class Backend {
   /** The front end's path that is watched. */
   #watched = '';
   #connection: RingConnection | null = null;
-  /** The look that is under way. */
-  #looking: Promise<void> | null = null;
-  #lookAgain = false;
+  readonly #looks = new Looks(() => this.#look());
   /** What the front end did wrong, to be dealt with by the next look. */
   #fault: unknown = null;
-  #stopped = false;
 
   /** @param path The back end's directory, /local/domain/0/backend/vusb/DOMAIN/DEVICE. */
   constructor(path: string, options: BackendOptions) {
@@ -68,7 +66,7 @@ export class Backend {
 
   /** A domain has ended, perhaps this one. */
   domainReleased(): void {
-    this.#look();
+    this.#looks.ask();
   }
 
   /**
@@ -76,35 +74,24 @@ export class Backend {
    * gateway. Or the guest is gone: then nobody is to be told.
    */
   async stop(how: 'orderly' | 'at-once' = 'orderly'): Promise<void> {
-    this.#stopped = true;
+    this.#looks.stop();
     for (const watch of this.#watches.splice(0)) await watch.end();
-    await this.#looking;
+    await this.#looks.ended();
     await this.#release(how);
   }
 
   async #watch(path: string): Promise<void> {
-    this.#watches.push(await this.#options.platform.store.watch(path, () => this.#look()));
+    this.#watches.push(await this.#options.platform.store.watch(path, () => this.#looks.ask()));
   }
 
-  /** Looks at everything; if a look is under way, once more after it. */
-  #look(): void {
-    this.#lookAgain = true;
-    this.#looking ??= this.#lookUntilQuiet().finally(() => {
-      this.#looking = null;
-    });
-  }
-
-  async #lookUntilQuiet(): Promise<void> {
-    while (this.#lookAgain && !this.#stopped) {
-      this.#lookAgain = false;
-      try {
-        const fault = this.#fault;
-        this.#fault = null;
-        if (fault !== null) await this.#failed(fault);
-        await this.#lookOnce();
-      } catch (error) {
-        await this.#failed(error);
-      }
+  async #look(): Promise<void> {
+    try {
+      const fault = this.#fault;
+      this.#fault = null;
+      if (fault !== null) await this.#failed(fault);
+      await this.#lookOnce();
+    } catch (error) {
+      await this.#failed(error);
     }
   }
 
@@ -192,7 +179,7 @@ export class Backend {
       stallProtocol: (await this.#get(`${frontend}/stall-protocol`)) === '1',
       onFault: (error) => {
         this.#fault = error;
-        this.#look();
+        this.#looks.ask();
       },
     });
   }

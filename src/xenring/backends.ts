@@ -1,5 +1,6 @@
 /** All controllers of all guests that this domain is to serve: `backend/vusb` in the store. */
 import { Backend, type BackendOptions } from './backend.ts';
+import { Looks } from './looks.ts';
 import type { StoreWatch } from './platform.ts';
 
 /** Controllers at a time; the toolstack writes them, not the guests. */
@@ -13,9 +14,7 @@ export class Backends {
     for (const backend of this.#backends.values()) backend.exportsChanged();
   };
   readonly #watches: StoreWatch[] = [];
-  #looking: Promise<void> | null = null;
-  #lookAgain = false;
-  #stopped = false;
+  readonly #looks = new Looks(() => this.#look());
 
   constructor(options: BackendOptions) {
     this.#options = options;
@@ -31,17 +30,17 @@ export class Backends {
     this.#options.registry.on('added', this.#exportsChanged);
     this.#options.registry.on('released', this.#exportsChanged);
     const { store } = this.#options.platform;
-    this.#watches.push(await store.watch(this.#root, () => this.#look()));
+    this.#watches.push(await store.watch(this.#root, () => this.#looks.ask()));
     this.#watches.push(await store.watch('@releaseDomain', () => this.#domainReleased()));
   }
 
   /** Guests see their devices unplugged; their controllers wait for the next gateway. */
   async stop(): Promise<void> {
-    this.#stopped = true;
+    this.#looks.stop();
     this.#options.registry.off('added', this.#exportsChanged);
     this.#options.registry.off('released', this.#exportsChanged);
     for (const watch of this.#watches.splice(0)) await watch.end();
-    await this.#looking;
+    await this.#looks.ended();
     await Promise.all([...this.#backends.values()].map((backend) => backend.stop()));
     this.#backends.clear();
   }
@@ -50,21 +49,11 @@ export class Backends {
     for (const backend of this.#backends.values()) backend.domainReleased();
   }
 
-  #look(): void {
-    this.#lookAgain = true;
-    this.#looking ??= this.#lookUntilQuiet().finally(() => {
-      this.#looking = null;
-    });
-  }
-
-  async #lookUntilQuiet(): Promise<void> {
-    while (this.#lookAgain && !this.#stopped) {
-      this.#lookAgain = false;
-      try {
-        await this.#compare(await this.#paths());
-      } catch (error) {
-        this.#options.log.warn(`Cannot look for controllers in ${this.#root}: ${error}`);
-      }
+  async #look(): Promise<void> {
+    try {
+      await this.#compare(await this.#paths());
+    } catch (error) {
+      this.#options.log.warn(`Cannot look for controllers in ${this.#root}: ${error}`);
     }
   }
 

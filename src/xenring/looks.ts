@@ -1,0 +1,40 @@
+/**
+ * Looks at something that changes, one at a time: a change during a look asks for one more after it,
+ * however many changes there were.
+ */
+export class Looks {
+  readonly #look: () => Promise<void>;
+  #looking: Promise<void> | null = null;
+  #again = false;
+  #stopped = false;
+
+  /** @param look Deals with its own errors. */
+  constructor(look: () => Promise<void>) {
+    this.#look = look;
+  }
+
+  /** Something has changed. */
+  ask(): void {
+    this.#again = true;
+    this.#looking ??= this.#untilQuiet().finally(() => {
+      this.#looking = null;
+    });
+  }
+
+  /** No look begins any more. */
+  stop(): void {
+    this.#stopped = true;
+  }
+
+  /** Resolves when no look is under way. */
+  async ended(): Promise<void> {
+    await this.#looking;
+  }
+
+  async #untilQuiet(): Promise<void> {
+    while (this.#again && !this.#stopped) {
+      this.#again = false;
+      await this.#look();
+    }
+  }
+}
