@@ -1,8 +1,8 @@
 /** The rules of style that a program can check. Biome looks after the form of lines. */
 import { strict as assert } from 'node:assert';
 import { readdirSync, readFileSync } from 'node:fs';
-import { dirname, join, posix, relative, sep } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { join, posix, relative, sep } from 'node:path';
+import { checkoutFolder } from '../interop/lab/paths.ts';
 
 const LINES_MAX = 300;
 /** Debt: to be split. A name leaves the list when its file is short enough. */
@@ -102,12 +102,7 @@ function complaints(path: string, source: string): Complaint[] {
   return found;
 }
 
-/** The repository, seen from test/ as well as from dist/test/. */
-const ROOT = (() => {
-  let folder = dirname(fileURLToPath(import.meta.url));
-  while (!readdirSync(folder).includes('package.json')) folder = dirname(folder);
-  return folder;
-})();
+const ROOT = checkoutFolder();
 
 function sources(folder: string): string[] {
   return readdirSync(join(ROOT, folder), { recursive: true, encoding: 'utf8' })

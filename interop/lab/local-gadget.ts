@@ -81,17 +81,37 @@ rmdir ${folder}`);
 }
 
 /** Waits for a configured device with a serial number, and says where it is. */
-export async function findDevice(
+export function findDevice(
   guest: Guest,
   serialNumber: string,
   timeoutSeconds = 20,
+): Promise<GuestUsbDevice> {
+  const hasSerial = `[ "$(cat $device/serial 2>/dev/null)" = '${serialNumber}' ]`;
+  const what = `the USB device ${serialNumber}`;
+  return findConfigured(guest, what, '/sys/bus/usb/devices/*', hasSerial, timeoutSeconds);
+}
+
+/**
+ * Waits for a configured device.
+ *
+ * @param what - for the message
+ * @param folders - where it may be in sysfs, in the shell's notation
+ * @param condition - a command that is true of it, as `$device`
+ * @throws Error if there is none in time
+ */
+export async function findConfigured(
+  guest: Guest,
+  what: string,
+  folders: string,
+  condition: string,
+  timeoutSeconds: number,
 ): Promise<GuestUsbDevice> {
   // One loop in the guest, as each command costs a process under emulation.
   const { code, stdout } = await guest.run(
     `end=$(( $(date +%s) + ${timeoutSeconds} ))
 while [ $(date +%s) -lt $end ]; do
-  for device in /sys/bus/usb/devices/*; do
-    if [ "$(cat $device/serial 2>/dev/null)" = '${serialNumber}' ] &&
+  for device in ${folders}; do
+    if ${condition} &&
        [ -n "$(cat $device/bConfigurationValue 2>/dev/null)" ]; then
       printf '%s /dev/bus/usb/%03d/%03d' $device $(cat $device/busnum) $(cat $device/devnum)
       exit 0
@@ -105,8 +125,7 @@ exit 1`,
   const [sysfs, node] = stdout.split(' ');
   if (code !== 0 || sysfs === undefined || node === undefined) {
     throw new Error(
-      `Cannot find the USB device ${serialNumber}: none is configured within ` +
-        `${timeoutSeconds} s\n${guest.describe()}`,
+      `Cannot find ${what}: none is configured within ${timeoutSeconds} s\n${guest.describe()}`,
     );
   }
   return { busid: sysfs.slice(sysfs.lastIndexOf('/') + 1), sysfs, node };

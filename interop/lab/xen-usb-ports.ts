@@ -1,6 +1,6 @@
 /** Plugs devices of a gateway in dom0 into a domain, as `urbgate xen attach` does. */
 
-import type { GuestUsbDevice } from './local-gadget.ts';
+import { findConfigured, type GuestUsbDevice } from './local-gadget.ts';
 import type { Domain } from './xen-domain.ts';
 
 /** Where the store has the port of a domain's first controller. */
@@ -19,35 +19,19 @@ export async function plugIn(
   return plugged(domain, port, timeoutSeconds);
 }
 
+/** Where a domain's kernel has the device at a port of a controller. */
+function deviceFolders(port: number): string {
+  return `/sys/bus/xen/devices/vusb-*/usb*/*-${port}`;
+}
+
 /** The device at a port, when the domain has configured it. */
-export async function plugged(
+export function plugged(
   { guest }: Domain,
   port: number,
   timeoutSeconds = 20,
 ): Promise<GuestUsbDevice> {
-  const { code, stdout } = await guest.run(
-    `end=$(( $(date +%s) + ${timeoutSeconds} ))
-while [ $(date +%s) -lt $end ]; do
-  for hub in /sys/bus/xen/devices/vusb-*/usb*; do
-    device=$(echo $hub/*-${port})
-    if [ -n "$(cat $device/bConfigurationValue 2>/dev/null)" ]; then
-      printf '%s /dev/bus/usb/%03d/%03d' $device $(cat $device/busnum) $(cat $device/devnum)
-      exit 0
-    fi
-  done
-  sleep 0.05
-done
-exit 1`,
-    { timeoutSeconds: timeoutSeconds + 10 },
-  );
-  const [sysfs, node] = stdout.split(' ');
-  if (code !== 0 || sysfs === undefined || node === undefined) {
-    throw new Error(
-      `Cannot find a device at port ${port}: none is configured within ${timeoutSeconds} s\n` +
-        guest.describe(),
-    );
-  }
-  return { busid: sysfs.slice(sysfs.lastIndexOf('/') + 1), sysfs, node };
+  const what = `a device at port ${port}`;
+  return findConfigured(guest, what, deviceFolders(port), 'true', timeoutSeconds);
 }
 
 /** Unplugs what is at a port and waits until the domain has noticed. */
@@ -55,7 +39,7 @@ export async function unplug(domain: Domain, port: number): Promise<void> {
   await domain.dom0.succeed(`xenstore-write ${portPath(domain, port)} ''`);
   await domain.guest.succeed(
     `for try in $(seq 400); do
-  ls -d /sys/bus/xen/devices/vusb-*/usb*/*-${port} > /dev/null 2>&1 || exit 0
+  ls -d ${deviceFolders(port)} > /dev/null 2>&1 || exit 0
   sleep 0.05
 done
 echo 'the device at port ${port} is still there' >&2

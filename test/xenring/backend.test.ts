@@ -5,6 +5,23 @@ import type { HcdResult, XenHcd } from './xen-hcd.ts';
 
 const BULK_IN = 1;
 
+/** Keeps the device busy; the result grows as its twelve reads come back. */
+async function load(hcd: XenHcd, port: number): Promise<HcdResult[]> {
+  const results: HcdResult[] = [];
+  for (let n = 0; n < 12; n++) {
+    hcd.submit({
+      port,
+      endpoint: BULK_IN,
+      type: 'bulk',
+      in: true,
+      buffer: Buffer.alloc(64),
+      done: (r) => results.push(r),
+    });
+  }
+  await turn();
+  return results;
+}
+
 describe('back end with a stock front end', () => {
   let rig: RingRig;
   beforeEach(async () => {
@@ -335,17 +352,7 @@ describe('back end with a stock front end', () => {
     rig.export('1-1', { delay: 5 });
     const hcd = await rig.guest(5);
     const port = await plug(hcd, '1-1');
-    for (let n = 0; n < 12; n++) {
-      hcd.submit({
-        port,
-        endpoint: BULK_IN,
-        type: 'bulk',
-        in: true,
-        buffer: Buffer.alloc(64),
-        done: () => {},
-      });
-    }
-    await turn();
+    await load(hcd, port);
     rig.world.destroy(5);
     await until(() => rig.backends.controllers.size === 0, 'the controller is gone');
     await until(() => rig.registry.get('1-1')?.holder === null, 'the device is free');
@@ -359,18 +366,7 @@ describe('back end with a stock front end', () => {
     rig.export('1-1', { delay: 5 });
     const hcd = await rig.guest(5);
     const port = await plug(hcd, '1-1');
-    const results: HcdResult[] = [];
-    for (let n = 0; n < 12; n++) {
-      hcd.submit({
-        port,
-        endpoint: BULK_IN,
-        type: 'bulk',
-        in: true,
-        buffer: Buffer.alloc(64),
-        done: (r) => results.push(r),
-      });
-    }
-    await turn();
+    const results = await load(hcd, port);
     await rig.tools.removeController(5, 0);
     assert.equal(results.length, 12);
     assert.equal(hcd.state, 6);
@@ -384,18 +380,7 @@ describe('back end with a stock front end', () => {
     rig.export('1-1', { delay: 5 });
     const hcd = await rig.guest(5);
     const port = await plug(hcd, '1-1');
-    const results: HcdResult[] = [];
-    for (let n = 0; n < 12; n++) {
-      hcd.submit({
-        port,
-        endpoint: BULK_IN,
-        type: 'bulk',
-        in: true,
-        buffer: Buffer.alloc(64),
-        done: (r) => results.push(r),
-      });
-    }
-    await turn();
+    const results = await load(hcd, port);
     await rig.backends.stop();
     await until(() => results.length === 12 && hcd.speeds[port] === 0, 'all is answered');
     assert.equal(rig.state(5), '4');
