@@ -14,7 +14,7 @@ import { detachAll, loadVhci } from './lab/usbip.ts';
 const RATIO_MAX = 1.2;
 /** Attachments through each gateway before the fastest are compared, and how often that may be. */
 const ATTACHMENTS = 3;
-const BATCHES_MAX = 4;
+const BATCHES_MAX = 10;
 
 const MODULES = 'usb-storage sd_mod usbhid hid-generic evdev cdc-acm snd-usb-audio usbtest';
 

@@ -5,7 +5,7 @@
  * (xenbus-state.ts says why that is enough). A front end that breaks the protocol costs its
  * connection and one line in the log; it may connect again.
  */
-import { dirname } from 'node:path';
+import { basename, dirname } from 'node:path';
 import { type Clock, systemClock } from '../core/clock.ts';
 import type { SessionLimits } from '../core/limits.ts';
 import type { Registry } from '../core/registry.ts';
@@ -13,6 +13,7 @@ import { RingConnection } from './connection.ts';
 import { Looks } from './looks.ts';
 import { type Platform, PlatformError, type StoreWatch } from './platform.ts';
 import type { RingLog } from './port-keeper.ts';
+import type { ControllerIdentity, PortMemory } from './port-memory.ts';
 import { RingError } from './ring-error.ts';
 import { PORTS_MAX } from './usbif.ts';
 import { backAction, XENBUS_STATE, type XenbusState, xenbusStateOf } from './xenbus-state.ts';
@@ -21,6 +22,7 @@ export interface BackendOptions {
   readonly platform: Platform;
   readonly registry: Registry;
   readonly log: RingLog;
+  readonly memory: PortMemory;
   readonly clock?: Clock;
   readonly limits?: SessionLimits;
 }
@@ -31,6 +33,8 @@ interface Directory {
   readonly online: boolean;
   readonly domain: number;
   readonly frontend: string;
+  /** Undefined if the guest has no uuid: there are none without a hypervisor. */
+  readonly identity: ControllerIdentity | undefined;
 }
 
 export class Backend {
@@ -114,12 +118,13 @@ export class Backend {
       case 'announce':
         await this.#release('at-once');
         await this.#put('feature-stall-protocol', '1');
+        await this.#recallPorts(directory);
         await this.#setState('init-wait', directory.own);
         break;
       case 'attach':
         if (this.#connection === null) this.#connection = await this.#attach(directory);
         if (this.#connection === null) break;
-        await this.#plugPorts(this.#connection);
+        await this.#plugPorts(this.#connection, directory);
         await this.#setState('connected', directory.own);
         break;
       case 'quiesce':
@@ -146,7 +151,9 @@ export class Backend {
     const domain = numberOf(await this.#get(`${this.#path}/frontend-id`));
     if (own === undefined || frontend === undefined || domain === undefined) return undefined;
     const online = (await this.#get(`${this.#path}/online`)) !== '0';
-    return { own, online, domain, frontend };
+    const guest = await this.#get(`/local/domain/${domain}/vm`);
+    const identity = guest === undefined ? undefined : { guest, controller: basename(this.#path) };
+    return { own, online, domain, frontend, identity };
   }
 
   async #attach({ domain, frontend }: Directory): Promise<RingConnection> {
@@ -170,7 +177,7 @@ export class Backend {
       clock,
       ...(limits && { limits }),
       domain,
-      peer: `dom${domain} vusb ${this.#path.slice(this.#path.lastIndexOf('/') + 1)}`,
+      peer: `dom${domain} vusb ${basename(this.#path)}`,
       ports,
       usbVersion: await number(`${this.#path}/usb-ver`),
       urbRing: await number(`${frontend}/urb-ring-ref`),
@@ -184,9 +191,28 @@ export class Backend {
     });
   }
 
-  async #plugPorts(connection: RingConnection): Promise<void> {
+  async #plugPorts(connection: RingConnection, directory: Directory): Promise<void> {
+    const wanted = new Map<number, string>();
+    let vanishing = false;
     for (let port = 1; port <= connection.portCount; port++) {
-      connection.want(port, (await this.#get(`${this.#path}/port/${port}`)) ?? '');
+      const busId = await this.#get(`${this.#path}/port/${port}`);
+      connection.want(port, busId ?? '');
+      if (busId) wanted.set(port, busId);
+      vanishing ||= busId === undefined;
+    }
+    const { identity, domain } = directory;
+    if (identity !== undefined && !vanishing) {
+      this.#options.memory.remember(identity, domain, wanted);
+    }
+  }
+
+  /** A guest that is back finds in its ports what it had in them. */
+  async #recallPorts({ identity, domain }: Directory): Promise<void> {
+    if (identity === undefined) return;
+    for (const [port, busId] of this.#options.memory.recall(identity, domain)) {
+      if ((await this.#get(`${this.#path}/port/${port}`)) !== '') continue;
+      await this.#put(`port/${port}`, busId);
+      this.#options.log.info(`${this.#path}: port ${port}: ${busId} was there before, it is again`);
     }
   }
 

@@ -2,6 +2,7 @@
 import { Backend, type BackendOptions } from './backend.ts';
 import { Looks } from './looks.ts';
 import type { StoreWatch } from './platform.ts';
+import { PortMemory } from './port-memory.ts';
 
 /** Controllers at a time; the toolstack writes them, not the guests. */
 const CONTROLLERS_MAX = 256;
@@ -16,8 +17,8 @@ export class Backends {
   readonly #watches: StoreWatch[] = [];
   readonly #looks = new Looks(() => this.#look());
 
-  constructor(options: BackendOptions) {
-    this.#options = options;
+  constructor(options: Omit<BackendOptions, 'memory'>) {
+    this.#options = { ...options, memory: new PortMemory() };
     this.#root = `/local/domain/${options.platform.domain}/backend/vusb`;
   }
 

@@ -362,6 +362,28 @@ describe('back end with a stock front end', () => {
     await enumerate(next, 1);
   });
 
+  for (const [what, device] of [
+    ['what it had plugged in', '1-1'],
+    ['not what was unplugged before', ''],
+  ] as const) {
+    it(`a guest that comes back under another number has ${what}`, async () => {
+      rig.export('1-1');
+      rig.world.store.set('/local/domain/5/vm', '/vm/the-uuid');
+      const hcd = await rig.guest(5);
+      const port = await plug(hcd, '1-1');
+      if (device === '') {
+        await rig.tools.detachDevice(5, 0, port);
+        await until(() => hcd.speeds[port] === 0, 'it is unplugged');
+      }
+      rig.world.destroy(5);
+      await until(() => rig.backends.controllers.size === 0, 'the controller is gone');
+      rig.world.store.set('/local/domain/8/vm', '/vm/the-uuid');
+      const again = await rig.guest(8);
+      assert.equal((await rig.tools.list())[0]?.ports[port - 1], device);
+      if (device !== '') await enumerate(again, port);
+    });
+  }
+
   it('the toolstack removes a controller under load', async () => {
     rig.export('1-1', { delay: 5 });
     const hcd = await rig.guest(5);
