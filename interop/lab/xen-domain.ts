@@ -27,6 +27,8 @@ export interface DomainOptions {
   modules?: readonly string[];
   /** Programs of the host that it has besides those of {@link domainPrograms}, absolute paths. */
   programs?: readonly string[];
+  /** `xl` starts it again when it reboots, see {@link Domain.rebooted}. Otherwise it is gone then. */
+  restarts?: boolean;
   /** Called when the domain is there and has not run yet: for nodes in xenstore. */
   prepare?: (id: number) => Promise<void>;
   /** For `xl create`, which waits for back ends. */
@@ -65,6 +67,7 @@ const CREATE_TIMEOUT_SECONDS = 120;
 const BOOT_TIMEOUT_SECONDS = 180;
 const DESTROY_TIMEOUT_SECONDS = 30;
 const SAVE_TIMEOUT_SECONDS = 120;
+const REBOOT_TIMEOUT_SECONDS = 60;
 
 /** Creates a domain and waits for its agent. @throws Error with its console if that fails */
 export async function createDomain(dom0: Guest, options: DomainOptions): Promise<Domain> {
@@ -142,6 +145,30 @@ exit 1`,
   }
 
   /**
+   * Waits for what `xl` makes of it when it reboots: another domain of the same name, and of the same
+   * uuid, but with a number and a guest of its own.
+   */
+  async rebooted(): Promise<Domain> {
+    const { dom0, name } = this;
+    await this.guest.ended;
+    const machine = new DomainMachine(dom0, name);
+    const printed = await dom0.succeed(
+      `for try in $(seq ${10 * REBOOT_TIMEOUT_SECONDS}); do
+  id=$(xl domid ${name} 2> /dev/null) && [ $id != ${this.id} ] && echo $id && exit
+  sleep 0.1
+done
+xl list
+exit 1`,
+      { timeoutSeconds: REBOOT_TIMEOUT_SECONDS + 10 },
+    );
+    await machine.connect(Number(printed));
+    const guest = new Guest(machine, name, machine.folder, BOOT_TIMEOUT_SECONDS);
+    await dom0.run(`xl unpause ${machine.id}`);
+    await guest.booted;
+    return new Domain(dom0, guest, machine);
+  }
+
+  /**
    * Writes its memory to a file in dom0, ends it, and makes a domain of the file. No command may be
    * running in it: what is on the way to or from the agent is lost.
    *
@@ -194,8 +221,8 @@ async function configurationText(options: DomainOptions): Promise<string> {
     `extra="${['console=hvc0', ...KERNEL_ARGUMENTS].join(' ')}"`,
     `memory=${options.memoryMebibytes ?? 256}`,
     `vcpus=${options.processors ?? 1}`,
-    // However it ends, it is gone then: a test starts it again itself if it wants to.
-    ...['poweroff', 'reboot', 'crash'].map((event) => `on_${event}="destroy"`),
+    ...['poweroff', 'crash'].map((event) => `on_${event}="destroy"`),
+    `on_reboot="${options.restarts ? 'restart' : 'destroy'}"`,
     ...(options.configuration ?? []),
     '',
   ].join('\n');

@@ -37,7 +37,12 @@ export function plugged(
 /** Unplugs what is at a port and waits until the domain has noticed. */
 export async function unplug(domain: Domain, port: number): Promise<void> {
   await domain.dom0.succeed(`xenstore-write ${portPath(domain, port)} ''`);
-  await domain.guest.succeed(
+  await unpluggedAt(domain, port);
+}
+
+/** Waits until the domain has no device at a port. */
+export async function unpluggedAt({ guest }: Domain, port: number): Promise<void> {
+  await guest.succeed(
     `for try in $(seq 400); do
   ls -d ${deviceFolders(port)} > /dev/null 2>&1 || exit 0
   sleep 0.05
