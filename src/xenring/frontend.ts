@@ -20,8 +20,8 @@ export interface FrontendEvents {
   /** A device is there; its transfers end when it goes. */
   plugged: [RingDevice];
   unplugged: [RingDevice];
-  /** The back end broke the protocol; the connection is closed. */
-  fault: [RingError];
+  /** The back end broke the protocol, or the store or the platform failed: the devices are gone. */
+  fault: [Error];
 }
 
 /** What exists while connected. */
@@ -85,10 +85,21 @@ export class Frontend extends EventEmitter<FrontendEvents> {
     await this.#setState('closed');
   }
 
+  /** The store, and whoever served it, is gone: lets go of everything without a word to anybody. */
+  abandon(): void {
+    this.#closing = true;
+    this.#release();
+  }
+
   #look(): void {
     this.#lookAgain = true;
     this.#looking ??= this.#lookUntilQuiet().finally(() => {
       this.#looking = null;
+    });
+    this.#looking.catch((error) => {
+      if (this.#closing) return;
+      this.abandon();
+      this.emit('fault', error);
     });
   }
 

@@ -22,6 +22,9 @@ const SOCKET_PATH_OCTETS_MAX = 107;
 /** A lock file that vanishes between opening and locking it is tried again this often. */
 const LOCK_ATTEMPTS_MAX = 100;
 
+/** The store's, in the folder. */
+export const STORE_SOCKET = 'store.socket';
+
 export class ShmFolder {
   readonly path: string;
 
@@ -42,7 +45,7 @@ export class ShmFolder {
   }
 
   get socket(): string {
-    return join(this.path, 'store.socket');
+    return join(this.path, STORE_SOCKET);
   }
 
   pages(domain: number): string {
