@@ -158,7 +158,7 @@ export class Gateway {
 export async function startGateway(options: GatewayOptions): Promise<Gateway> {
   const gateway = new Gateway(options);
   try {
-    const match = await gateway.printed(LISTENING, options.startTimeoutSeconds ?? 10);
+    const match = await gateway.printed(LISTENING, options.startTimeoutSeconds ?? 60);
     gateway.port = Number(match[1]);
   } catch (error) {
     await gateway.kill();
@@ -187,7 +187,7 @@ export async function startGatewayInGuest(
   const command = ['exec', 'env', ...environment, ...commandLine(options).map(quote)].join(' ');
   const process = guest.start(`cd ${quote(checkoutFolder())} && ${command} 2>&1`);
   process.end();
-  const match = await process.printed(LISTENING, options.startTimeoutSeconds ?? 60);
+  const match = await process.printed(LISTENING, options.startTimeoutSeconds ?? 180);
   const stop = async () => {
     process.signal('SIGTERM');
     const { code, stdout } = await process.result(20);
