@@ -14,6 +14,8 @@ export interface XenUsage {
 }
 
 const MARK = '=====';
+/** For a look that takes a second. */
+const LOOK_TIMEOUT_SECONDS = 120;
 
 /** Looks at all of dom0. It takes a second. */
 export async function xenUsage(dom0: Guest): Promise<XenUsage> {
@@ -28,6 +30,7 @@ echo ${MARK}
 xenstore-ls -f /local/domain
 echo ${MARK}
 xl list`,
+    { timeoutSeconds: LOOK_TIMEOUT_SECONDS },
   );
   const [grants = '', channels = '', nodes = '', domains = ''] = printed.split(`${MARK}\n`);
   return {
