@@ -3,8 +3,7 @@
  * it, a paravirtual domain with the kernel's own front end (xen-hcd).
  */
 import { strict as assert } from 'node:assert';
-import { isDeepStrictEqual } from 'node:util';
-import { blockDevice } from './lab/block-device.ts';
+import { blockDevice, reading } from './lab/block-device.ts';
 import { type GuestGateway, startGatewayInGuest } from './lab/gateway.ts';
 import type { Guest } from './lab/guest.ts';
 import { compiled, labSource } from './lab/kernel.ts';
@@ -15,7 +14,7 @@ import { loadUsbtest, runUsbtest } from './lab/testusb.ts';
 import { bulkCases } from './lab/usbtest-gadgets.ts';
 import { bootXen } from './lab/xen.ts';
 import { createDomain, type Domain } from './lab/xen-domain.ts';
-import { xenUsage } from './lab/xen-usage.ts';
+import { usedAsBefore, xenUsage } from './lab/xen-usage.ts';
 import { vusbConfiguration } from './lab/xen-usb.ts';
 import { plugged, plugIn, unplug } from './lab/xen-usb-ports.ts';
 
@@ -32,12 +31,8 @@ const ESCAPE_UP = /^1 1 0$/m;
 const TYPED = '35 18 38 38 24 57 19 23 49 34 1';
 /** In alternate setting 1. */
 const ISOCHRONOUS_CASES = [15, 16, 22, 23].map((number) => ({ number }));
-const READ_DISK =
-  'while echo 1 > /proc/sys/vm/drop_caches && cat /dev/DISK > /dev/null; do :; done';
 const HOT_PLUGS = 50;
 const PROBE_ROUNDS = 1000;
-/** `xl` waits for back ends for 10 s. */
-const LEFT_SECONDS = 30;
 
 const say = (text: string) => console.log(`      ${text}`);
 
@@ -174,9 +169,7 @@ describe('A Xen guest with the kernel’s own front end', function () {
   it('finds its disk again when the gateway was killed in the middle', async () => {
     const { guest } = domain;
     const disk = await blockDevice(guest, await plugIn(domain, 1, '1-1'));
-    const load = guest.start(READ_DISK.replace('DISK', disk));
-    load.end();
-    await new Promise((resolve) => setTimeout(resolve, 1000)); // it reads
+    const load = await reading(guest, disk);
     gateway.process.signal('SIGKILL');
     await gateway.process.result(20);
     gateway = await start();
@@ -192,16 +185,10 @@ describe('A Xen guest with the kernel’s own front end', function () {
     const victim = await createDomain(dom0, { name: 'victim', configuration });
     await victim.guest.succeed('modprobe -a xen-hcd usb-storage sd_mod');
     const disk = await blockDevice(victim.guest, await plugIn(victim, 3, '1-1'));
-    const load = victim.guest.start(READ_DISK.replace('DISK', disk));
-    load.end();
-    await new Promise((resolve) => setTimeout(resolve, 1000)); // it reads
+    const load = await reading(victim.guest, disk);
     await victim.destroy();
     await load.result(10).catch(() => {});
-    // xl removes what belongs to the domain's devices last.
-    const end = performance.now() + LEFT_SECONDS * 1000;
-    let left = await xenUsage(dom0);
-    while (!isDeepStrictEqual(left, before) && performance.now() < end) left = await xenUsage(dom0);
-    assert.deepEqual(left, before, await dom0.succeed('xenstore-ls -f | grep vusb/2 || true'));
+    await usedAsBefore(dom0, before);
     await blockDevice(domain.guest, await plugIn(domain, 2, '1-1'));
     await unplug(domain, 2);
   });

@@ -1,5 +1,6 @@
 /** Disks as a guest's kernel shows them. */
 import type { Guest } from './guest.ts';
+import type { GuestProcess } from './guest-process.ts';
 import type { GuestUsbDevice } from './local-gadget.ts';
 
 /** Modules for disks and their file system; nothing loads them by itself in a guest. */
@@ -18,4 +19,14 @@ export async function blockDevice(guest: Guest, { sysfs }: GuestUsbDevice): Prom
     { timeoutSeconds: 60 },
   );
   return name.trim();
+}
+
+/** Reads a disk over and over, past the cache, until it cannot or is ended; resolves when it reads. */
+export async function reading(guest: Guest, disk: string): Promise<GuestProcess> {
+  const load = guest.start(
+    `while echo 1 > /proc/sys/vm/drop_caches && cat /dev/${disk} > /dev/null; do :; done`,
+  );
+  load.end();
+  await new Promise((resolve) => setTimeout(resolve, 1000));
+  return load;
 }

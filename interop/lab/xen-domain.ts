@@ -152,9 +152,11 @@ exit 1`,
     const { dom0, name } = this;
     await this.guest.ended;
     const machine = new DomainMachine(dom0, name);
+    // xl makes its directory anew before it has a console, and removes what is in there.
     const printed = await dom0.succeed(
       `for try in $(seq ${10 * REBOOT_TIMEOUT_SECONDS}); do
-  id=$(xl domid ${name} 2> /dev/null) && [ $id != ${this.id} ] && echo $id && exit
+  id=$(xl domid ${name} 2> /dev/null) && [ $id != ${this.id} ] &&
+    xenstore-exists /local/domain/$id/console/ring-ref && echo $id && exit
   sleep 0.1
 done
 xl list

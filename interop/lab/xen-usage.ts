@@ -1,5 +1,7 @@
 /** What back ends in dom0 hold: for tests that nothing is left of a domain that has gone. */
 
+import { strict as assert } from 'node:assert';
+import { isDeepStrictEqual } from 'node:util';
 import type { Guest } from './guest.ts';
 
 export interface XenUsage {
@@ -43,6 +45,17 @@ xl list`,
       .slice(1)
       .map((line) => line.split(/\s+/)[0] ?? ''),
   };
+}
+
+/** `xl` waits for back ends for 10 s, and removes what belongs to a domain's devices last. */
+const CLEAN_SECONDS = 30;
+
+/** Waits until all is as it was `before`. @throws AssertionError if it does not become so */
+export async function usedAsBefore(dom0: Guest, before: XenUsage): Promise<void> {
+  const end = performance.now() + CLEAN_SECONDS * 1000;
+  let now = await xenUsage(dom0);
+  while (!isDeepStrictEqual(now, before) && performance.now() < end) now = await xenUsage(dom0);
+  assert.deepEqual(now, before);
 }
 
 /** The entries that Xen's debug key "g" prints, which are those that are in use. */
