@@ -63,7 +63,8 @@ int main(int argc, char **argv) {
   int is_control = strcmp(what, "control") == 0, is_random = strcmp(what, "random") == 0;
   size_t size = strtoul(argv[3], NULL, 0);
   double wanted = atof(argv[4]);
-  int fd = open(argv[2], (is_control ? 0 : O_DIRECT) | O_RDWR | O_CLOEXEC);
+  int writes = is_control || strcmp(what, "write") == 0; /* for usbfs, a control transfer is one */
+  int fd = open(argv[2], (is_control ? 0 : O_DIRECT) | (writes ? O_RDWR : O_RDONLY) | O_CLOEXEC);
   void *octets;
   if (fd < 0 || posix_memalign(&octets, ALIGNMENT, size) != 0) {
     perror(argv[2]);
