@@ -5,6 +5,7 @@
  * compared all 32 octets of the bus id, so it is asked once more without.
  */
 import { connect, type Socket } from 'node:net';
+import type { Speed } from '../core/device.ts';
 import { RemoteProtocolError, UserError } from '../core/errors.ts';
 import { BufferPool } from './buffer-pool.ts';
 import {
@@ -23,8 +24,10 @@ import {
   OPERATION,
   OPERATION_STATUS,
   OpCommon,
+  SPEED_NAMES,
   VERSION,
 } from './protocol.ts';
+import type { RelayDevice } from './relay-device.ts';
 import { formatAddress, type ListenAddress } from './server.ts';
 import { setUserTimeout } from './sockets.ts';
 import type { Transfer, TransferResult } from './transfer.ts';
@@ -47,7 +50,7 @@ export interface ImportOptions {
 }
 
 /** A device of a server, imported by this program. */
-export class RemoteDevice {
+export class RemoteDevice implements RelayDevice {
   readonly record: DeviceRecord;
   /** Whether the server keeps the queues stopped by itself. */
   readonly stallProtocol: boolean;
@@ -63,7 +66,7 @@ export class RemoteDevice {
     const agreed = readCapabilities(pathOf(reply)) ?? 0;
     this.stallProtocol = (agreed & CAPABILITY.stallProtocol) !== 0;
     this.#frontEnd = new FrontEnd({
-      deviceId: ((this.record.bus << 16) | this.record.deviceNumber) >>> 0,
+      deviceId: this.deviceId,
       stallProtocol: this.stallProtocol,
       holdBack: options.holdBack ?? 'short-not-ok',
       send: (octets) => this.#send(octets),
@@ -88,6 +91,20 @@ export class RemoteDevice {
     socket.on('data', receive);
     socket.resume();
     setUserTimeout(socket, USER_TIMEOUT_MILLISECONDS);
+  }
+
+  /** Its bus id at the server. */
+  get name(): string {
+    return this.record.busId;
+  }
+
+  get speed(): Speed {
+    return SPEED_NAMES.get(this.record.speed) ?? 'high';
+  }
+
+  /** As the server's commands name it: bus number and device number there. */
+  get deviceId(): number {
+    return ((this.record.bus << 16) | this.record.deviceNumber) >>> 0;
   }
 
   /** The server's address, for people. */

@@ -288,6 +288,7 @@ function pipeOf({ port, transfer }: Sending): number {
 }
 
 function flagsOf({ transfer, clearStall }: Sending): number {
-  const flags = transfer.shortNotOk ? TRANSFER_FLAG.shortNotOk : 0;
+  let flags: number = transfer.shortNotOk ? TRANSFER_FLAG.shortNotOk : 0;
+  if (transfer.zeroPacket) flags |= TRANSFER_FLAG.zeroPacket; // a stock back end passes it over
   return clearStall ? flags | TRANSFER_FLAG.clearStall : flags;
 }

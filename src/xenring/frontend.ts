@@ -17,6 +17,10 @@ import { frontAction, XENBUS_STATE, type XenbusState, xenbusStateOf } from './xe
 const CLOSE_MILLISECONDS = 5_000;
 
 export interface FrontendEvents {
+  /** The back end is there: devices come and go from now on. */
+  connected: [];
+  /** The back end has left; all devices are unplugged. One that comes is taken up by itself. */
+  left: [];
   /** A device is there; its transfers end when it goes. */
   plugged: [RingDevice];
   unplugged: [RingDevice];
@@ -61,7 +65,11 @@ export class Frontend extends EventEmitter<FrontendEvents> {
     return this.#devices;
   }
 
-  /** @throws {RingError} if the toolstack has not made the controller. */
+  /**
+   * Begins anew, whatever a front end before this one has left in the store: its pages went with it.
+   *
+   * @throws {RingError} if the toolstack has not made the controller.
+   */
   async start(): Promise<void> {
     const { store } = this.#platform;
     this.#backend = (await store.read(`${this.#path}/backend`)) ?? '';
@@ -69,6 +77,7 @@ export class Frontend extends EventEmitter<FrontendEvents> {
     if (this.#backend === '') {
       throw new RingError('unknown-state', `Cannot use ${this.#path}: there is no controller`);
     }
+    await this.#setState('initialising');
     this.#watch = await store.watch(`${this.#backend}/state`, () => this.#look());
   }
 
@@ -120,6 +129,7 @@ export class Frontend extends EventEmitter<FrontendEvents> {
         break;
       case 'confirm':
         await this.#setState('connected');
+        this.emit('connected');
         break;
       case 'close':
         this.#release();
@@ -226,6 +236,7 @@ export class Frontend extends EventEmitter<FrontendEvents> {
     rings.channel.close();
     rings.pages.end();
     rings.memory.end();
+    if (!this.#closing) this.emit('left');
   }
 
   async #backendLeft(): Promise<void> {
@@ -247,7 +258,11 @@ export class Frontend extends EventEmitter<FrontendEvents> {
     await watch.end();
   }
 
+  /** Never brings back a directory that the toolstack has removed. */
   async #setState(state: XenbusState): Promise<void> {
-    await this.#platform.store.write(`${this.#path}/state`, `${XENBUS_STATE[state]}`);
+    const path = `${this.#path}/state`;
+    await this.#platform.store.transaction(async (nodes) => {
+      if ((await nodes.read(path)) !== undefined) await nodes.write(path, `${XENBUS_STATE[state]}`);
+    });
   }
 }

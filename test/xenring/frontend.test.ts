@@ -1,8 +1,7 @@
 /** Both ends wired together: urbgate's front end, and its back end with virtual devices. */
 import { strict as assert } from 'node:assert';
 import { Frontend } from '../../src/xenring/frontend.ts';
-import type { Pending } from '../../src/xenring/ring-device.ts';
-import type { Transfer } from '../../src/xenring/transfer.ts';
+import type { Pending, Transfer } from '../../src/xenring/transfer.ts';
 import { allKinds, control, plugged, probe } from './front-driver.ts';
 import { randomOf, type WorldOptions } from './memory-platform.ts';
 import { RingRig, until } from './rig.ts';
