@@ -43,6 +43,7 @@ export interface ShownAttachment {
   id: string;
   phase: string;
   port: number | null;
+  busId: string | null;
   localBusId: string | null;
   stallProtocol: boolean | null;
   why: string | null;

@@ -8,6 +8,7 @@
  * network. The first console is the kernel's: {@link Guest.consoleTail} has it.
  */
 
+import { dirname } from 'node:path';
 import { domainInitramfs } from './domain-initramfs.ts';
 import { Guest } from './guest.ts';
 import { labImages } from './images.ts';
@@ -25,10 +26,14 @@ export interface DomainOptions {
   configuration?: readonly string[];
   /** Modules that it can load besides {@link DOMAIN_MODULES}. */
   modules?: readonly string[];
+  /** Whether it can load xen-hcd, which Debian's kernel has not. Default true. */
+  xenHcd?: boolean;
   /** Programs of the host that it has besides those of {@link domainPrograms}, absolute paths. */
   programs?: readonly string[];
   /** `xl` starts it again when it reboots, see {@link Domain.rebooted}. Otherwise it is gone then. */
   restarts?: boolean;
+  /** Files and folders of the host that it has at the same paths; read when it is created. */
+  files?: readonly string[];
   /** Called when the domain is there and has not run yet: for nodes in xenstore. */
   prepare?: (id: number) => Promise<void>;
   /** For `xl create`, which waits for back ends. */
@@ -72,11 +77,13 @@ const REBOOT_TIMEOUT_SECONDS = 60;
 /** Creates a domain and waits for its agent. @throws Error with its console if that fails */
 export async function createDomain(dom0: Guest, options: DomainOptions): Promise<Domain> {
   const file = `/run/xen/${options.name}.cfg`;
-  await dom0.succeed(`cat > ${file}`, { input: await configurationText(options) });
+  const image = await imageWithFiles(dom0, options);
+  await dom0.succeed(`cat > ${file}`, { input: await configurationText(options, image) });
   const createSeconds = options.createTimeoutSeconds ?? CREATE_TIMEOUT_SECONDS;
   try {
     await dom0.succeed(`xl create -p ${file} < /dev/null`, { timeoutSeconds: createSeconds });
     const id = await domainId(dom0, options.name);
+    if (options.files) await dom0.succeed(`rm ${image}`); // it is in the domain's memory now
     const machine = new DomainMachine(dom0, options.name);
     await machine.connect(id);
     await options.prepare?.(id);
@@ -206,15 +213,41 @@ async function domainImage(options: DomainOptions): Promise<string> {
   return domainInitramfs({
     kernel,
     agent,
-    xenHcd: await xenHcdModule(kernel),
+    ...(options.xenHcd !== false && { xenHcd: await xenHcdModule(kernel) }),
     modules: [...DOMAIN_MODULES, ...(options.modules ?? [])],
     programs: [...(await domainPrograms()), ...(options.programs ?? [])],
   });
 }
 
-async function configurationText(options: DomainOptions): Promise<string> {
-  const { kernel } = await labImages();
+/**
+ * The domain's initramfs, with its files in a second archive behind the first, as the kernel allows.
+ * They change with every build, and dom0 sees them: so it is made there, and not kept.
+ */
+async function imageWithFiles(dom0: Guest, options: DomainOptions): Promise<string> {
   const image = await domainImage(options);
+  if (options.files === undefined) return image;
+  const whole = `/run/xen/${options.name}.cpio`;
+  const above = new Set(options.files.flatMap((file) => foldersAbove(file)));
+  const folders = [...above].map((folder) => folder.slice(1)).join('\n');
+  const files = options.files.map((file) => `'${file.slice(1)}'`).join(' ');
+  await dom0.succeed(
+    `set -e
+cd /
+cp '${image}' ${whole}
+{ cat; find ${files}; } | cpio --quiet -o -H newc -R 0:0 >> ${whole}`,
+    { input: `${folders}\n`, timeoutSeconds: CREATE_TIMEOUT_SECONDS },
+  );
+  return whole;
+}
+
+/** From the outermost on. */
+function foldersAbove(path: string): string[] {
+  const above = dirname(path);
+  return above === '/' ? [] : [...foldersAbove(above), above];
+}
+
+async function configurationText(options: DomainOptions, image: string): Promise<string> {
+  const { kernel } = await labImages();
   return [
     `name="${options.name}"`,
     'type="pv"',

@@ -1,7 +1,7 @@
 /**
  * The front end's side of the URB ring: transfers in, requests out, responses in, results out. Which
  * transfer may be sent when is decided elsewhere (`ring-device.ts`); here they wait at most for a
- * free slot, in order.
+ * free slot, each endpoint's in order (slot-shares.ts).
  *
  * Each id owns as many granted pages as a request can name, for good: a transfer costs two copies of
  * its data and no change of grants. One slot is kept for unlinks, which are answered at once, so that
@@ -12,6 +12,7 @@ import { assert } from '../core/assert.ts';
 import { PAGE_OCTETS } from './platform.ts';
 import { RingError } from './ring-error.ts';
 import { FrontRing } from './shared-ring.ts';
+import { SlotShares } from './slot-shares.ts';
 import { isInput, lengthOf, NO_OCTETS, type Transfer, type TransferResult } from './transfer.ts';
 import {
   FrameDescriptor,
@@ -73,6 +74,7 @@ export class FrontUrbs {
   readonly #freeIds: number[] = [];
   /** By id. */
   readonly #meanings: Meaning[] = new Array(IDS).fill('free');
+  readonly #shares = new SlotShares(IDS);
   /** Not in the ring yet. */
   #waiting: Sending[] = [];
   #unlinks: Sending[] = [];
@@ -119,10 +121,21 @@ export class FrontUrbs {
   push(): void {
     const ring = this.#ring;
     while (this.#unlinks.length > 0 && ring.free > 0) this.#putUnlink(this.#unlinks.shift());
-    while (this.#waiting.length > 0 && ring.free > SLOTS_FOR_UNLINKS) {
-      this.#putTransfer(this.#waiting.shift() as Sending);
-    }
+    if (this.#waiting.length > 0 && ring.free > SLOTS_FOR_UNLINKS) this.#putWaiting();
     if (ring.push()) this.#options.notify();
+  }
+
+  /** What is refused room stays in its place, and so does all behind it of its endpoint. */
+  #putWaiting(): void {
+    const waiting = this.#waiting;
+    let kept = 0;
+    for (const sending of waiting) {
+      const free = this.#ring.free - SLOTS_FOR_UNLINKS;
+      if (this.#shares.mayTake(sending.port, sending.transfer.endpoint, free)) {
+        this.#putTransfer(sending);
+      } else waiting[kept++] = sending;
+    }
+    waiting.length = kept;
   }
 
   /** Requests without a response. */
@@ -164,6 +177,7 @@ export class FrontUrbs {
       );
     }
     this.#meanings[id] = 'free';
+    if (meaning !== 'unlink') this.#shares.left(id);
     if (typeof meaning === 'object') {
       meaning.requestId = NOT_OUT;
       const result = this.#resultOf(id, meaning.transfer);
@@ -219,6 +233,7 @@ export class FrontUrbs {
     const { transfer } = sending;
     const id = this.#takeId(sending);
     sending.requestId = id;
+    this.#shares.taken(id, sending.port, transfer.endpoint);
     const octets = lengthOf(transfer);
     const { offsets } = UrbRequest;
     const request = this.#request.fill(0);

@@ -5,7 +5,13 @@
 import { EventEmitter } from 'node:events';
 import { type Clock, systemClock } from '../core/clock.ts';
 import { FrontUrbs, IDS } from './front-urbs.ts';
-import type { EventChannel, GrantedPages, Platform, StoreWatch } from './platform.ts';
+import type {
+  EventChannel,
+  GrantedPages,
+  Platform,
+  StoreOperations,
+  StoreWatch,
+} from './platform.ts';
 import { PortWatch } from './port-watch.ts';
 import { RingDevice } from './ring-device.ts';
 import { RingError } from './ring-error.ts';
@@ -15,6 +21,14 @@ import { frontAction, XENBUS_STATE, type XenbusState, xenbusStateOf } from './xe
 
 /** How long a back end may take to let go when this end closes; it may have been killed. */
 const CLOSE_MILLISECONDS = 5_000;
+
+/** What a front end writes for its back end to connect. */
+const CONNECTION_NODES = [
+  'urb-ring-ref',
+  'conn-ring-ref',
+  'event-channel',
+  'stall-protocol',
+] as const;
 
 export interface FrontendEvents {
   /** The back end is there: devices come and go from now on. */
@@ -91,7 +105,7 @@ export class Frontend extends EventEmitter<FrontendEvents> {
     await this.#setState('closing');
     await this.#backendLeft();
     this.#release();
-    await this.#setState('closed');
+    await this.#leave('closed');
   }
 
   /** The store, and whoever served it, is gone: lets go of everything without a word to anybody. */
@@ -133,11 +147,11 @@ export class Frontend extends EventEmitter<FrontendEvents> {
         break;
       case 'close':
         this.#release();
-        await this.#setState('closed');
+        await this.#leave('closed');
         break;
       case 'restart':
         this.#release();
-        await this.#setState('initialising');
+        await this.#leave('initialising');
         this.#lookAgain = true;
         break;
       case 'wait':
@@ -152,11 +166,16 @@ export class Frontend extends EventEmitter<FrontendEvents> {
     const rings = this.#makeRings(offered === '1');
     this.#rings = rings;
     const [urbRing, connRing] = rings.pages.references;
-    await store.transaction(async (nodes) => {
-      await nodes.write(`${this.#path}/urb-ring-ref`, `${urbRing}`);
-      await nodes.write(`${this.#path}/conn-ring-ref`, `${connRing}`);
-      await nodes.write(`${this.#path}/event-channel`, `${rings.channel.port}`);
-      await nodes.write(`${this.#path}/stall-protocol`, rings.stallProtocol ? '1' : '0');
+    const values = {
+      'urb-ring-ref': urbRing,
+      'conn-ring-ref': connRing,
+      'event-channel': rings.channel.port,
+      'stall-protocol': rings.stallProtocol ? 1 : 0,
+    };
+    await this.#change(async (nodes) => {
+      for (const name of CONNECTION_NODES) {
+        await nodes.write(`${this.#path}/${name}`, `${values[name]}`);
+      }
       await nodes.write(`${this.#path}/state`, `${XENBUS_STATE.initialised}`);
     });
   }
@@ -258,11 +277,22 @@ export class Frontend extends EventEmitter<FrontendEvents> {
     await watch.end();
   }
 
-  /** Never brings back a directory that the toolstack has removed. */
   async #setState(state: XenbusState): Promise<void> {
-    const path = `${this.#path}/state`;
+    await this.#change((nodes) => nodes.write(`${this.#path}/state`, `${XENBUS_STATE[state]}`));
+  }
+
+  /** What described the connection goes with it. */
+  async #leave(state: XenbusState): Promise<void> {
+    await this.#change(async (nodes) => {
+      for (const name of CONNECTION_NODES) await nodes.remove(`${this.#path}/${name}`);
+      await nodes.write(`${this.#path}/state`, `${XENBUS_STATE[state]}`);
+    });
+  }
+
+  /** Changes this end's directory; never brings back one that the toolstack has removed. */
+  async #change(work: (nodes: StoreOperations) => Promise<void>): Promise<void> {
     await this.#platform.store.transaction(async (nodes) => {
-      if ((await nodes.read(path)) !== undefined) await nodes.write(path, `${XENBUS_STATE[state]}`);
+      if ((await nodes.read(`${this.#path}/state`)) !== undefined) await work(nodes);
     });
   }
 }
