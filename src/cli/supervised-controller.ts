@@ -172,7 +172,7 @@ export class SupervisedController implements Attachment {
       await frontend.start();
       await connected;
     } catch (error) {
-      await frontend.close();
+      await frontend.close().catch(() => frontend.abandon());
       throw error;
     } finally {
       clearTimeout(timer);
@@ -199,7 +199,7 @@ export class SupervisedController implements Attachment {
   #close(connection: Connection): Promise<void> {
     const { frontend, platform, giveBack } = connection;
     connection.closing ??= (async () => {
-      await frontend.close();
+      await frontend.close().catch(() => frontend.abandon()); // the store has gone
       await platform.close();
       giveBack();
       this.#connection = null;
