@@ -5,7 +5,7 @@
  */
 import { strict as assert } from 'node:assert';
 import { isDeepStrictEqual } from 'node:util';
-import { blockDevice } from './lab/block-device.ts';
+import { blockDevice, reading } from './lab/block-device.ts';
 import { type GuestGateway, startGatewayInGuest } from './lab/gateway.ts';
 import type { Guest } from './lab/guest.ts';
 import type { GuestProcess } from './lab/guest-process.ts';
@@ -27,8 +27,6 @@ import { plugInto } from './lab/xen-usb-ports.ts';
 
 const EXPORTS = ['virtual:disk,size=24MiB', 'virtual:source-sink,short=1000,stamp'];
 const PROBE_ROUNDS = 1000;
-const READ_DISK =
-  'while echo 1 > /proc/sys/vm/drop_caches && cat /dev/DISK > /dev/null; do :; done';
 const START_SECONDS = 180;
 
 const say = (text: string) => console.log(`      ${text}`);
@@ -120,9 +118,7 @@ describe('urbgate attach --xen in a guest without xen-hcd', function () {
 
   it('finds its devices again when the gateway was killed in the middle', async () => {
     const disk = await blockDevice(guest, await ringDevice(guest, 2));
-    const load = guest.start(READ_DISK.replace('DISK', disk));
-    load.end();
-    await new Promise((resolve) => setTimeout(resolve, 1000)); // it reads
+    const load = await reading(guest, disk);
     gateway.process.signal('SIGKILL');
     await gateway.process.result(20);
     gateway = await start();

@@ -8,11 +8,14 @@
  * network. The first console is the kernel's: {@link Guest.consoleTail} has it.
  */
 
-import { dirname } from 'node:path';
+import { rmSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import { domainInitramfs } from './domain-initramfs.ts';
 import { Guest } from './guest.ts';
+import { hostCommand } from './host-command.ts';
 import { labImages } from './images.ts';
 import { compiled, labSource, testusbProgram } from './kernel.ts';
+import { logFolder } from './logs.ts';
 import { KERNEL_ARGUMENTS } from './qemu.ts';
 import { DomainMachine } from './xen-domain-machine.ts';
 import { xenFiles, xenHcdModule } from './xen-files.ts';
@@ -77,13 +80,13 @@ const REBOOT_TIMEOUT_SECONDS = 60;
 /** Creates a domain and waits for its agent. @throws Error with its console if that fails */
 export async function createDomain(dom0: Guest, options: DomainOptions): Promise<Domain> {
   const file = `/run/xen/${options.name}.cfg`;
-  const image = await imageWithFiles(dom0, options);
+  const image = await imageWithFiles(options);
   await dom0.succeed(`cat > ${file}`, { input: await configurationText(options, image) });
   const createSeconds = options.createTimeoutSeconds ?? CREATE_TIMEOUT_SECONDS;
   try {
     await dom0.succeed(`xl create -p ${file} < /dev/null`, { timeoutSeconds: createSeconds });
     const id = await domainId(dom0, options.name);
-    if (options.files) await dom0.succeed(`rm ${image}`); // it is in the domain's memory now
+    if (options.files) rmSync(image); // it is in the domain's memory now
     const machine = new DomainMachine(dom0, options.name);
     await machine.connect(id);
     await options.prepare?.(id);
@@ -221,22 +224,21 @@ async function domainImage(options: DomainOptions): Promise<string> {
 
 /**
  * The domain's initramfs, with its files in a second archive behind the first, as the kernel allows.
- * They change with every build, and dom0 sees them: so it is made there, and not kept.
+ * They change with every build, so this is not kept: whoever asks removes it.
  */
-async function imageWithFiles(dom0: Guest, options: DomainOptions): Promise<string> {
+async function imageWithFiles(options: DomainOptions): Promise<string> {
+  const { files } = options;
   const image = await domainImage(options);
-  if (options.files === undefined) return image;
-  const whole = `/run/xen/${options.name}.cpio`;
-  const above = new Set(options.files.flatMap((file) => foldersAbove(file)));
-  const folders = [...above].map((folder) => folder.slice(1)).join('\n');
-  const files = options.files.map((file) => `'${file.slice(1)}'`).join(' ');
-  await dom0.succeed(
-    `set -e
+  if (files === undefined) return image;
+  const whole = join(logFolder(options.name), 'initramfs.cpio');
+  const above = [...new Set(files.flatMap(foldersAbove))].map((folder) => folder.slice(1));
+  const script = `set -e
+cp "$1" "$2"
 cd /
-cp '${image}' ${whole}
-{ cat; find ${files}; } | cpio --quiet -o -H newc -R 0:0 >> ${whole}`,
-    { input: `${folders}\n`, timeoutSeconds: CREATE_TIMEOUT_SECONDS },
-  );
+{ echo "$3"; echo "$4" | xargs -I{} find {} ! -name '*.map' ! -name '*.ts'; } |
+  cpio --quiet -o -H newc -R 0:0 >> "$2"`;
+  const names = [above, files.map((file) => file.slice(1))].map((list) => list.join('\n'));
+  await hostCommand('sh', ['-c', script, 'sh', image, whole, ...names]);
   return whole;
 }
 

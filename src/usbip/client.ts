@@ -7,6 +7,7 @@
 import { connect, type Socket } from 'node:net';
 import type { Speed } from '../core/device.ts';
 import { RemoteProtocolError, UserError } from '../core/errors.ts';
+import { transferWithin } from '../core/transfer-within.ts';
 import { BufferPool } from './buffer-pool.ts';
 import {
   CAPABILITIES_KNOWN,
@@ -130,13 +131,8 @@ export class RemoteDevice implements RelayDevice {
 
   /** The same, but it is taken back when that time is over, and ends as 'unlinked' then. */
   transferWithin(transfer: Transfer, milliseconds: number): Promise<TransferResult> {
-    return new Promise((resolve) => {
-      const pending = this.submit(transfer, (result) => {
-        clearTimeout(timer);
-        resolve(result);
-      });
-      const timer = setTimeout(() => this.unlink(pending), milliseconds);
-    });
+    const submit = (done: (result: TransferResult) => void) => this.submit(transfer, done);
+    return transferWithin(submit, (pending) => this.unlink(pending), milliseconds);
   }
 
   /** See `FrontEnd.handled`. */

@@ -10,6 +10,7 @@
 
 import { assert } from '../core/assert.ts';
 import { PAGE_OCTETS } from './platform.ts';
+import { flagsOf, pipeOf } from './request-fields.ts';
 import { RingError } from './ring-error.ts';
 import { FrontRing } from './shared-ring.ts';
 import { SlotShares } from './slot-shares.ts';
@@ -19,11 +20,9 @@ import {
   frameStatusOf,
   IsochronousPart,
   PIPE,
-  PIPE_TYPE,
   SEGMENTS_MAX,
   Segment,
   statusOf,
-  TRANSFER_FLAG,
   UrbRequest,
   UrbResponse,
 } from './usbif.ts';
@@ -41,8 +40,6 @@ const ROOM_OCTETS = SEGMENTS_MAX * PAGE_OCTETS;
 export const TRANSFER_OCTETS_MAX = ROOM_OCTETS;
 export const ISOCHRONOUS_OCTETS_MAX = ROOM_OCTETS - PAGE_OCTETS;
 export const ISO_PACKETS_MAX = PAGE_OCTETS / FrameDescriptor.octets;
-/** Every device behind a ring is alone at its port; only the guest's own bus needs an address. */
-const DEVICE_ADDRESS = 1;
 
 /** A transfer to be sent. When it has been answered it may be sent again. */
 export interface Sending {
@@ -224,7 +221,7 @@ export class FrontUrbs {
     const request = this.#request.fill(0);
     const { offsets } = UrbRequest;
     request.writeUInt16LE(id, offsets.id);
-    request.writeUInt32LE((pipeOf(victim) | PIPE.unlink) >>> 0, offsets.pipe);
+    request.writeUInt32LE((pipeOf(victim.port, victim.transfer) | PIPE.unlink) >>> 0, offsets.pipe);
     request.writeUInt16LE(victimId, offsets.specific);
     this.#ring.put(request);
   }
@@ -238,8 +235,8 @@ export class FrontUrbs {
     const { offsets } = UrbRequest;
     const request = this.#request.fill(0);
     request.writeUInt16LE(id, offsets.id);
-    request.writeUInt32LE(pipeOf(sending), offsets.pipe);
-    request.writeUInt16LE(flagsOf(sending), offsets.transferFlags);
+    request.writeUInt32LE(pipeOf(sending.port, transfer), offsets.pipe);
+    request.writeUInt16LE(flagsOf(transfer, sending.clearStall), offsets.transferFlags);
     request.writeUInt16LE(octets & 0xffff, offsets.bufferLength);
     if (transfer.setup !== undefined) request.set(transfer.setup, offsets.specific);
     if (!isInput(transfer)) transfer.data?.copy(this.#options.memory, id * ROOM_OCTETS);
@@ -293,17 +290,4 @@ export class FrontUrbs {
 
 function viewOf(buffer: Buffer): DataView {
   return new DataView(buffer.buffer, buffer.byteOffset, buffer.length);
-}
-
-function pipeOf({ port, transfer }: Sending): number {
-  const type = PIPE_TYPE[transfer.type] << PIPE.typeShift;
-  const endpoint = (transfer.endpoint & PIPE.endpointMask) << PIPE.endpointShift;
-  const direction = isInput(transfer) ? PIPE.in : 0;
-  return (type | endpoint | (DEVICE_ADDRESS << PIPE.deviceShift) | direction | port) >>> 0;
-}
-
-function flagsOf({ transfer, clearStall }: Sending): number {
-  let flags: number = transfer.shortNotOk ? TRANSFER_FLAG.shortNotOk : 0;
-  if (transfer.zeroPacket) flags |= TRANSFER_FLAG.zeroPacket; // a stock back end passes it over
-  return clearStall ? flags | TRANSFER_FLAG.clearStall : flags;
 }

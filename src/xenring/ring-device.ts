@@ -6,6 +6,7 @@
  */
 import { assert } from '../core/assert.ts';
 import { STOPS_ON } from '../core/stops-on.ts';
+import { transferWithin } from '../core/transfer-within.ts';
 import { Actions } from '../stall/actions.ts';
 import {
   connectionLost,
@@ -130,13 +131,8 @@ export class RingDevice {
 
   /** The same, but it is taken back when that time is over, and ends as 'unlinked' then. */
   transferWithin(transfer: Transfer, milliseconds: number): Promise<TransferResult> {
-    return new Promise((resolve) => {
-      const pending = this.submit(transfer, (result) => {
-        clearTimeout(timer);
-        resolve(result);
-      });
-      const timer = setTimeout(() => this.unlink(pending), milliseconds);
-    });
+    const submit = (done: (result: TransferResult) => void) => this.submit(transfer, done);
+    return transferWithin(submit, (pending) => this.unlink(pending), milliseconds);
   }
 
   /** Asks for a transfer back: it ends as 'unlinked', or as it had ended before. */
