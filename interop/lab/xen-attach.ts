@@ -28,7 +28,7 @@ export async function createDomainWithUrbgate(
     programs: [process.execPath, '/usr/sbin/usbip', ...(options.programs ?? [])],
     files: urbgateFiles(),
   });
-  await domain.guest.succeed(`modprobe -a ${MODULES.join(' ')}`);
+  await domain.guest.succeed(`modprobe -a ${MODULES.join(' ')}`, { timeoutSeconds: 120 });
   return domain;
 }
 
@@ -64,7 +64,7 @@ function ringDevices(port: number): string {
 export function ringDevice(
   guest: Guest,
   port: number,
-  timeoutSeconds = 20,
+  timeoutSeconds = 60,
 ): Promise<GuestUsbDevice> {
   const what = `a device of port ${port}`;
   return findConfigured(guest, what, ringDevices(port), 'true', timeoutSeconds);
@@ -73,11 +73,12 @@ export function ringDevice(
 /** Waits until vhci has no device of that port any more. */
 export async function ringDeviceGone(guest: Guest, port: number): Promise<void> {
   await guest.succeed(
-    `for try in $(seq 400); do
+    `for try in $(seq 1200); do
   [ -z "${ringDevices(port)}" ] && exit 0
   sleep 0.05
 done
 echo 'the device of port ${port} is still there' >&2
 exit 1`,
+    { timeoutSeconds: 120 },
   );
 }
