@@ -29,6 +29,7 @@ export class RingRelay implements RelayDevice {
   /** @param controller Its number, for people and for vhci. */
   constructor(device: RingDevice, controller: number) {
     this.#device = device;
+    device.holdBack = 'all';
     this.name = `port ${device.port}`;
     this.deviceId = ((controller << 16) | device.port) >>> 0;
     this.speed = device.speed === 'none' ? 'full' : device.speed;

@@ -75,6 +75,11 @@ export class RingDevice {
   readonly stallProtocol: boolean;
   /** Resolves when the device is gone; all transfers are done then. */
   readonly closed: Promise<void>;
+  /**
+   * What nothing is sent behind, to a back end without the stall protocol, until it is back. 'all' keeps
+   * the promise for errors of every kind, at the price of a round trip for each transfer.
+   */
+  holdBack: 'short-not-ok' | 'all' = 'short-not-ok';
   readonly #urbs: FrontUrbs;
   readonly #queues = new Map<number, RetryQueue<Submission>>();
   readonly #actions = new Actions<Submission, RetryActionKind>();
@@ -118,7 +123,8 @@ export class RingDevice {
     const queue = this.#queueOf(transfer);
     const pending = new Submission(this.port, transfer, done, queue, this.#onAnswered);
     this.#underWay++;
-    submitted(queue, pending, transfer.shortNotOk ?? false, this.#actions);
+    const guarded = transfer.shortNotOk === true || this.holdBack === 'all';
+    submitted(queue, pending, guarded, this.#actions);
     if (this.#lost) queueMicrotask(() => this.#carryOut());
     else this.#carryOut();
     return pending;
