@@ -84,9 +84,10 @@ export async function createDomain(dom0: Guest, options: DomainOptions): Promise
   await dom0.succeed(`cat > ${file}`, { input: await configurationText(options, image) });
   const createSeconds = options.createTimeoutSeconds ?? CREATE_TIMEOUT_SECONDS;
   try {
-    await dom0.succeed(`xl create -p ${file} < /dev/null`, { timeoutSeconds: createSeconds });
+    await dom0
+      .succeed(`xl create -p ${file} < /dev/null`, { timeoutSeconds: createSeconds })
+      .finally(() => options.files && rmSync(image)); // it is in the domain's memory, or nowhere
     const id = await domainId(dom0, options.name);
-    if (options.files) rmSync(image); // it is in the domain's memory now
     const machine = new DomainMachine(dom0, options.name);
     await machine.connect(id);
     await options.prepare?.(id);
