@@ -17,5 +17,5 @@ export { openShmPlatform, type ShmOptions, ShmPlatform } from './xenring/platfor
 export { openXenPlatform } from './xenring/platform/xen.ts';
 export type { Platform } from './xenring/platform.ts';
 export { connectRing, type RingAddress, RingClient } from './xenring/ring-client.ts';
-export { type Pending, RingDevice } from './xenring/ring-device.ts';
-export type { Transfer, TransferResult } from './xenring/transfer.ts';
+export { RingDevice } from './xenring/ring-device.ts';
+export type { Handler, Pending, Transfer, TransferResult } from './xenring/transfer.ts';

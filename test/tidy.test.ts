@@ -23,6 +23,7 @@ const PURE: readonly RegExp[] = [
   /^src\/core\/devices\/virtual\/disk\/(bot|scsi[a-z-]*)\.ts$/,
   /^src\/xenring\/(usbif|shared-ring|urb-ring|urb-request|transfer-memory|journal|fences|port)\.ts$/,
   /^src\/xenring\/(controller|hot-plug|spin|xenbus-state|front-urbs|xenstore-(wire|requests))\.ts$/,
+  /^src\/xenring\/(long-transfer|slot-shares|request-fields)\.ts$/,
   /^src\/xenring\/platform\/(store-(tree|parts|service)|xen-ioctls)\.ts$/,
 ];
 

@@ -18,8 +18,8 @@ export interface DomainInitramfsOptions {
   kernel: Kernel;
   /** The compiled guest-agent.c. */
   agent: string;
-  /** The compiled xen-hcd. */
-  xenHcd: string;
+  /** The compiled xen-hcd; without it the kernel has no front end for USB, as Debian's. */
+  xenHcd?: string;
   /** Names of modules that can be loaded, besides xen-hcd. */
   modules: readonly string[];
   /** Absolute paths of programs of the host. */
@@ -35,7 +35,9 @@ export async function domainInitramfs(options: DomainInitramfsOptions): Promise<
   const modules = await moduleFiles(kernel, options.modules);
   const files = await withLibraries(options.programs);
   const hash = createHash('sha256').update([initText(), ...modules, ...files].join('\n'));
-  for (const file of [BUSYBOX, agent, xenHcd, ...files]) hash.update(readFileSync(file));
+  for (const file of [BUSYBOX, agent, ...(xenHcd ? [xenHcd] : []), ...files]) {
+    hash.update(readFileSync(file));
+  }
   const name = `domain-${kernel.version}-${hash.digest('hex').slice(0, 12)}.cpio`;
   return cached(name, (temporary) =>
     packTree(temporary, async (folder) => {
@@ -58,7 +60,7 @@ export async function domainInitramfs(options: DomainInitramfsOptions): Promise<
       for (const file of [...modules, ...lists]) {
         put(file, join(base, relative(kernel.modules, file)));
       }
-      put(xenHcd, join(base, 'extra', 'xen-hcd.ko'));
+      if (xenHcd) put(xenHcd, join(base, 'extra', 'xen-hcd.ko'));
       writeFileSync(join(folder, 'init'), initText());
       await hostCommand('/sbin/depmod', ['-b', folder, kernel.release]);
       const programs = ['init', 'guest-agent', 'usr/bin/busybox'];

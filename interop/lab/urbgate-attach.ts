@@ -43,6 +43,7 @@ export interface ShownAttachment {
   id: string;
   phase: string;
   port: number | null;
+  busId: string | null;
   localBusId: string | null;
   stallProtocol: boolean | null;
   why: string | null;
@@ -54,6 +55,8 @@ export interface ShownAttachment {
 }
 
 export async function shownAttachments(guest: Guest): Promise<ShownAttachment[]> {
-  const printed = await guest.succeed(urbgateCommand('port --json'), { timeoutSeconds: 30 });
+  const printed = await guest.succeed(urbgateCommand('port --json'), {
+    timeoutSeconds: START_SECONDS,
+  });
   return JSON.parse(printed).attachments;
 }

@@ -8,10 +8,14 @@
  * network. The first console is the kernel's: {@link Guest.consoleTail} has it.
  */
 
+import { rmSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import { domainInitramfs } from './domain-initramfs.ts';
 import { Guest } from './guest.ts';
+import { hostCommand } from './host-command.ts';
 import { labImages } from './images.ts';
 import { compiled, labSource, testusbProgram } from './kernel.ts';
+import { logFolder } from './logs.ts';
 import { KERNEL_ARGUMENTS } from './qemu.ts';
 import { DomainMachine } from './xen-domain-machine.ts';
 import { xenFiles, xenHcdModule } from './xen-files.ts';
@@ -25,10 +29,14 @@ export interface DomainOptions {
   configuration?: readonly string[];
   /** Modules that it can load besides {@link DOMAIN_MODULES}. */
   modules?: readonly string[];
+  /** Whether it can load xen-hcd, which Debian's kernel has not. Default true. */
+  xenHcd?: boolean;
   /** Programs of the host that it has besides those of {@link domainPrograms}, absolute paths. */
   programs?: readonly string[];
   /** `xl` starts it again when it reboots, see {@link Domain.rebooted}. Otherwise it is gone then. */
   restarts?: boolean;
+  /** Files and folders of the host that it has at the same paths; read when it is created. */
+  files?: readonly string[];
   /** Called when the domain is there and has not run yet: for nodes in xenstore. */
   prepare?: (id: number) => Promise<void>;
   /** For `xl create`, which waits for back ends. */
@@ -72,10 +80,13 @@ const REBOOT_TIMEOUT_SECONDS = 60;
 /** Creates a domain and waits for its agent. @throws Error with its console if that fails */
 export async function createDomain(dom0: Guest, options: DomainOptions): Promise<Domain> {
   const file = `/run/xen/${options.name}.cfg`;
-  await dom0.succeed(`cat > ${file}`, { input: await configurationText(options) });
+  const image = await imageWithFiles(options);
+  await dom0.succeed(`cat > ${file}`, { input: await configurationText(options, image) });
   const createSeconds = options.createTimeoutSeconds ?? CREATE_TIMEOUT_SECONDS;
   try {
-    await dom0.succeed(`xl create -p ${file} < /dev/null`, { timeoutSeconds: createSeconds });
+    await dom0
+      .succeed(`xl create -p ${file} < /dev/null`, { timeoutSeconds: createSeconds })
+      .finally(() => options.files && rmSync(image)); // it is in the domain's memory, or nowhere
     const id = await domainId(dom0, options.name);
     const machine = new DomainMachine(dom0, options.name);
     await machine.connect(id);
@@ -206,15 +217,40 @@ async function domainImage(options: DomainOptions): Promise<string> {
   return domainInitramfs({
     kernel,
     agent,
-    xenHcd: await xenHcdModule(kernel),
+    ...(options.xenHcd !== false && { xenHcd: await xenHcdModule(kernel) }),
     modules: [...DOMAIN_MODULES, ...(options.modules ?? [])],
     programs: [...(await domainPrograms()), ...(options.programs ?? [])],
   });
 }
 
-async function configurationText(options: DomainOptions): Promise<string> {
-  const { kernel } = await labImages();
+/**
+ * The domain's initramfs, with its files in a second archive behind the first, as the kernel allows.
+ * They change with every build, so this is not kept: whoever asks removes it.
+ */
+async function imageWithFiles(options: DomainOptions): Promise<string> {
+  const { files } = options;
   const image = await domainImage(options);
+  if (files === undefined) return image;
+  const whole = join(logFolder(options.name), 'initramfs.cpio');
+  const above = [...new Set(files.flatMap(foldersAbove))].map((folder) => folder.slice(1));
+  const script = `set -e
+cp "$1" "$2"
+cd /
+{ echo "$3"; echo "$4" | xargs -I{} find {} ! -name '*.map' ! -name '*.ts'; } |
+  cpio --quiet -o -H newc -R 0:0 >> "$2"`;
+  const names = [above, files.map((file) => file.slice(1))].map((list) => list.join('\n'));
+  await hostCommand('sh', ['-c', script, 'sh', image, whole, ...names]);
+  return whole;
+}
+
+/** From the outermost on. */
+function foldersAbove(path: string): string[] {
+  const above = dirname(path);
+  return above === '/' ? [] : [...foldersAbove(above), above];
+}
+
+async function configurationText(options: DomainOptions, image: string): Promise<string> {
+  const { kernel } = await labImages();
   return [
     `name="${options.name}"`,
     'type="pv"',

@@ -8,6 +8,11 @@ function portPath(domain: Domain, port: number): string {
   return `/local/domain/0/backend/vusb/${domain.id}/0/port/${port}`;
 }
 
+/** Has a device plugged in, or with an empty bus id whatever is there unplugged. */
+export async function plugInto(domain: Domain, port: number, busId: string): Promise<void> {
+  await domain.dom0.succeed(`xenstore-write ${portPath(domain, port)} '${busId}'`);
+}
+
 /** Plugs a device in and waits until the domain has configured it. */
 export async function plugIn(
   domain: Domain,
@@ -15,7 +20,7 @@ export async function plugIn(
   busId: string,
   timeoutSeconds = 20,
 ): Promise<GuestUsbDevice> {
-  await domain.dom0.succeed(`xenstore-write ${portPath(domain, port)} '${busId}'`);
+  await plugInto(domain, port, busId);
   return plugged(domain, port, timeoutSeconds);
 }
 
@@ -36,7 +41,7 @@ export function plugged(
 
 /** Unplugs what is at a port and waits until the domain has noticed. */
 export async function unplug(domain: Domain, port: number): Promise<void> {
-  await domain.dom0.succeed(`xenstore-write ${portPath(domain, port)} ''`);
+  await plugInto(domain, port, '');
   await unpluggedAt(domain, port);
 }
 

@@ -10,7 +10,7 @@ import { appendFileSync, existsSync, mkdirSync, readFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { UserError } from '../core/errors.ts';
 import { formatAddress } from '../usbip/server.ts';
-import type { AttachRequest } from './attach-protocol.ts';
+import { type AttachRequest, isRing } from './attach-protocol.ts';
 
 export const ATTACH_FILE_DEFAULT = '/etc/urbgate/attachments';
 
@@ -39,7 +39,12 @@ export function readSaved(path: string): string[][] {
 }
 
 /** The line that asks for the same again. */
-export function savedLine({ server, busId, device, direct }: AttachRequest): string {
+export function savedLine(request: AttachRequest): string {
+  if (isRing(request)) {
+    const { controller, ports } = request;
+    return ['--xen', '--controller', controller, ...ports.flatMap((n) => ['--port', n])].join(' ');
+  }
+  const { server, busId, device, direct } = request;
   const what = busId === undefined ? `-d ${device}` : `-b ${busId}`;
   return `-r ${formatAddress(server)} ${what}${direct ? ' --direct' : ''}`;
 }

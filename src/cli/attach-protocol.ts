@@ -7,8 +7,8 @@ import type { AttachmentPhase } from '../usbip/attachment.ts';
 import { type DeviceIdentity, formatIdentity, parseIdentity } from '../usbip/find-device.ts';
 import { formatAddress, type ListenAddress } from '../usbip/server.ts';
 
-/** What is to be attached, and how. */
-export interface AttachRequest {
+/** A device of a server. */
+export interface RemoteRequest {
   readonly command: 'attach';
   readonly server: ListenAddress;
   /** One of the two. */
@@ -20,6 +20,24 @@ export interface AttachRequest {
   readonly direct: boolean;
 }
 
+/** What is plugged into a controller of this Xen guest, and what will be. */
+export interface RingRequest {
+  readonly command: 'attach';
+  /** N of device/vusb/N. */
+  readonly controller: number;
+  /** Only what is at these ports of the controller; from 1 on. None: all. */
+  readonly ports: readonly number[];
+  readonly wait: boolean;
+  readonly persist: boolean;
+}
+
+/** What is to be attached, and how. */
+export type AttachRequest = RemoteRequest | RingRequest;
+
+export function isRing(request: AttachRequest): request is RingRequest {
+  return 'controller' in request;
+}
+
 export type SupervisorRequest =
   | { readonly command: 'status' }
   | AttachRequest
@@ -29,8 +47,12 @@ export type SupervisorRequest =
 export interface AttachmentStatus {
   /** a1, a2, ...: for attachments that have no port now. */
   readonly id: string;
+  /** HOST[:PORT]; xen:N for controller N of this guest. */
   readonly server: string;
-  /** Bus id at the server, as it was found last; null until then. */
+  /**
+   * Bus id at the server, as it was found last, or port of the controller. Null until it is known, and
+   * for a controller itself, whose devices are attachments of their own.
+   */
   readonly busId: string | null;
   /** What was asked for, when that was no bus id. */
   readonly device: string | null;
@@ -62,8 +84,15 @@ export interface SupervisorStatus {
 }
 
 /** What is attached, in words. */
-export function targetText({ server, busId, device }: Omit<AttachRequest, 'command'>): string {
+export function targetText(request: AttachRequest): string {
+  if (isRing(request)) return controllerText(request.controller);
+  const { server, busId, device } = request;
   return `${formatAddress(server)}/${busId ?? device}`;
+}
+
+/** A controller of this guest, as `server` of an attachment has it. */
+export function controllerText(controller: number): string {
+  return `xen:${controller}`;
 }
 
 /** @throws {UserError} if it is none. */
@@ -96,9 +125,14 @@ export function parseSupervisorRequest(request: unknown): SupervisorRequest {
 }
 
 function parseAttach(
-  { server, busId, device, wait, persist, direct }: Record<string, unknown>,
+  fields: Record<string, unknown>,
   refuse: (what: string) => UserError,
 ): AttachRequest {
+  const { server, busId, device, wait, persist, direct, controller, ports } = fields;
+  if (typeof controller === 'number' && Array.isArray(ports)) {
+    const wishes = { wait: wait === true, persist: persist === true };
+    return { command: 'attach', controller, ports: ports.map(Number), ...wishes };
+  }
   const { host, port } = (server ?? {}) as Record<string, unknown>;
   if (typeof host !== 'string' || typeof port !== 'number') throw refuse('no server in it');
   const one = typeof busId === 'string' ? { busId } : undefined;

@@ -31,6 +31,7 @@ Examples:
   urbgate status                                     who has which device
   urbgate xen attach guest 1-1                       a device for a Xen guest
   urbgate attach -r 192.168.1.2 -b 1-1 --persist     use it here, and keep it
+  urbgate attach --xen --persist                     use here what a Xen guest is given
   urbgate help serve                                 all about SPEC
 `;
 

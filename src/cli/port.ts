@@ -62,7 +62,9 @@ export function portLines({ attachments, ports }: PortList): string[] {
   });
   for (const one of attachments.filter(({ port }) => port === null)) {
     const { id, server, busId, device, phase, why } = one;
-    lines.push(`${id.padStart(3)}  ${phase}  ${server}/${busId ?? device}${why ? `: ${why}` : ''}`);
+    const place = busId ?? device;
+    const what = place === null ? server : `${server}/${place}`;
+    lines.push(`${id.padStart(3)}  ${phase}  ${what}${why ? `: ${why}` : ''}`);
   }
   return lines.length === 0 ? ['Nothing is attached'] : lines;
 }

@@ -1,64 +1,75 @@
-/**
- * One attachment and what it has: drives `usbip/attachment.ts` with sockets, vhci and a clock.
- */
-import { UserError } from '../core/errors.ts';
-import { type Attachment, type AttachmentEvent, attachment, step } from '../usbip/attachment.ts';
-import { importDevice } from '../usbip/client.ts';
-import { DirectLink } from '../usbip/direct-link.ts';
-import { findBusId } from '../usbip/find-device.ts';
-import { readDescriptors, readEndpoints } from '../usbip/remote-descriptors.ts';
+/** One attached device and what it has: its source, its place in vhci, and tries for both. */
 import type { Vhci } from '../usbip/vhci.ts';
-import { VhciLink } from '../usbip/vhci-link.ts';
-import {
-  type AttachmentStatus,
-  type AttachRequest,
-  readIdentity,
-  targetText,
-} from './attach-protocol.ts';
+import type { AttachmentStatus } from './attach-protocol.ts';
+import type { Link, Source } from './attach-source.ts';
 import type { Log } from './log.ts';
-
-type Link = VhciLink | DirectLink;
+import { Tries } from './tries.ts';
 
 const WHY_LOST = 'the server or the device has gone';
 /** vhci frees a port a moment after its connection has ended. */
 const PORT_FREE_MILLISECONDS = 5_000;
 const PORT_LOOK_MILLISECONDS = 50;
 
-export class Supervised {
+/** Something that a supervisor has: an attached device, or what devices come from. */
+export interface Attachment {
   readonly id: string;
-  readonly request: AttachRequest;
-  /** Resolves when it was attached for the first time, waits or has ended; then rejects never. */
+  /** Of vhci; null while there is none. */
+  readonly port: number | null;
+  readonly hasEnded: boolean;
+  /** Why it has not come about. */
+  readonly why: string;
+  /** Resolves when it was attached for the first time, waits or has ended; rejects never. */
   readonly settled: Promise<void>;
   /** Resolves when it has ended for good. */
   readonly ended: Promise<void>;
-  readonly #machine: Attachment;
-  readonly #vhci: Vhci;
-  readonly #log: Log;
+  status(): AttachmentStatus;
+  /** Lets go of it, and tries no more. */
+  stop(): Promise<void>;
+}
+
+export interface SupervisedOptions {
+  readonly id: string;
+  /** What is attached, for people. */
+  readonly text: string;
+  readonly source: Source;
+  readonly wait: boolean;
+  readonly persist: boolean;
+  readonly vhci: Vhci;
+  readonly log: Log;
+  /** The port of vhci where it is to be, if that is free. */
+  readonly wantedPort?: number;
+}
+
+export class Supervised implements Attachment {
+  readonly id: string;
+  readonly settled: Promise<void>;
+  readonly ended: Promise<void>;
+  readonly #options: SupervisedOptions;
+  readonly #tries: Tries;
   #link: Link | null = null;
-  #busId: string | null = null;
-  #stallProtocol: boolean | null = null;
   /** Where it was last: it goes back there if that is free. */
   #port: number | undefined;
   #attachedCount = 0;
   #attachedSince: Date | null = null;
   #lostSince: Date | null = null;
-  #timer: NodeJS.Timeout | undefined;
-  #settle: () => void = () => {};
-  #finish: () => void = () => {};
 
-  constructor(id: string, request: AttachRequest, vhci: Vhci, log: Log) {
+  constructor(options: SupervisedOptions) {
+    const { id, wait, persist, text, log, wantedPort } = options;
     this.id = id;
-    this.request = request;
-    this.#vhci = vhci;
-    this.#log = log;
-    this.#machine = attachment({ wait: request.wait, persist: request.persist });
-    this.settled = new Promise((resolve) => {
-      this.#settle = resolve;
+    this.#options = options;
+    this.#port = wantedPort;
+    this.#tries = new Tries({
+      wait,
+      persist,
+      text,
+      log,
+      connect: () => this.#connect(),
+      letGo: async () => await this.#link?.close(),
+      place: () => ` to vhci port ${this.port}`,
     });
-    this.ended = new Promise((resolve) => {
-      this.#finish = resolve;
-    });
-    this.#connect();
+    this.settled = this.#tries.settled;
+    this.ended = this.#tries.ended;
+    this.#tries.begin();
   }
 
   get port(): number | null {
@@ -66,37 +77,30 @@ export class Supervised {
   }
 
   get hasEnded(): boolean {
-    return this.#machine.phase === 'ended';
+    return this.#tries.hasEnded;
   }
 
-  /** Why it has not come about. */
   get why(): string {
-    return this.#machine.why;
+    return this.#tries.why;
   }
 
-  /** Unplugs the device, and tries no more. */
   async stop(): Promise<void> {
-    this.#event({ type: 'stop' });
-    await this.ended;
+    await this.#tries.stop();
   }
 
   status(): AttachmentStatus {
-    const { server, busId, device, direct, wait, persist } = this.request;
-    const { phase, why } = this.#machine;
+    const { id, wait, persist, vhci, source } = this.#options;
+    const { phase, why } = this.#tries;
     const link = this.#link;
     const counts = link?.counts ?? { urbs: 0, errors: 0, fences: 0, timedFences: 0 };
     return {
-      id: this.id,
-      server: targetText({ ...this.request, server, busId: '' }).slice(0, -1),
-      busId: this.#busId ?? busId ?? null,
-      device: device ?? null,
+      id,
+      ...source.status,
       phase,
       port: link?.port ?? null,
-      localBusId: link === null ? null : (this.#vhci.port(link.port)?.localBusId ?? null),
-      direct,
+      localBusId: link === null ? null : (vhci.port(link.port)?.localBusId ?? null),
       wait,
       persist,
-      stallProtocol: this.#stallProtocol,
       why: why === '' ? null : why,
       attachedCount: this.#attachedCount,
       attachedSince: this.#attachedSince?.toISOString() ?? null,
@@ -105,88 +109,30 @@ export class Supervised {
     };
   }
 
-  #event(event: AttachmentEvent): void {
-    const before = this.#machine.phase;
-    const action = step(this.#machine, event, performance.now(), Math.random());
-    const { phase, deadline, why } = this.#machine;
-    clearTimeout(this.#timer);
-    if (phase === 'waiting') {
-      const wait = Math.max(0, deadline - performance.now());
-      this.#timer = setTimeout(() => this.#event({ type: 'elapsed' }), wait + 1);
-    }
-    if (phase !== before) this.#say(phase, why);
-    if (phase !== 'connecting') this.#settle();
-    if (action === 'connect') this.#connect();
-    if (phase === 'ended' && before !== 'ended') {
-      const closed = action === 'letGo' ? this.#link?.close() : undefined;
-      Promise.resolve(closed).finally(() => this.#finish());
-    }
-  }
-
-  #say(phase: string, why: string): void {
-    const what = targetText(this.request);
-    if (phase === 'attached') this.#log.info(`${what} attached to vhci port ${this.port}`);
-    else if (phase === 'waiting') this.#log.info(`${what} is awaited: ${why}`);
-    else if (phase === 'ended') this.#log.info(`${what} ended: ${why}`);
-  }
-
-  #connect(): void {
-    this.#attach().then(
-      (link) => this.#attached(link),
-      (error) => {
-        if (!(error instanceof UserError)) {
-          this.#log.error({ err: error }, `Cannot attach ${targetText(this.request)}`);
-        }
-        this.#event({ type: 'failed', why: error.message });
-      },
-    );
-  }
-
-  async #attach(): Promise<Link> {
-    const { server, device, direct } = this.request;
-    const busId = this.request.busId ?? (await findBusId(server, readIdentity(device ?? '')));
-    this.#busId = busId;
+  async #connect(): Promise<void> {
+    const { source, vhci } = this.#options;
     const wantedPort = this.#port;
     if (wantedPort !== undefined) await this.#untilFree(wantedPort);
-    if (direct) return await DirectLink.attach(server, busId, this.#vhci, wantedPort);
-    const remote = await importDevice(server, busId, { holdBack: 'all' });
-    try {
-      const endpoints = await readEndpoints(remote, await readDescriptors(remote));
-      this.#stallProtocol = remote.stallProtocol;
-      const options = wantedPort === undefined ? {} : { wantedPort };
-      return new VhciLink(remote, endpoints, this.#vhci, options);
-    } catch (error) {
-      await remote.close();
-      throw error;
-    }
+    const link = await source.attach(vhci, wantedPort);
+    this.#link = link;
+    this.#port = link.port;
+    this.#attachedCount++;
+    this.#attachedSince = new Date();
+    vhci.record(link.port, source.record);
+    link.ended.then((end) => {
+      this.#link = null;
+      this.#lostSince = new Date();
+      vhci.forget(link.port);
+      if (end === 'lost') this.#tries.lost(WHY_LOST);
+      else if (end === 'detached') this.#tries.detached();
+    });
   }
 
   /** After a loss, vhci may not have noticed yet. */
   async #untilFree(port: number): Promise<void> {
     const end = performance.now() + PORT_FREE_MILLISECONDS;
-    while (performance.now() < end && this.#vhci.port(port)?.state !== 'free') {
+    while (performance.now() < end && this.#options.vhci.port(port)?.state !== 'free') {
       await new Promise((resolve) => setTimeout(resolve, PORT_LOOK_MILLISECONDS));
     }
-  }
-
-  #attached(link: Link): void {
-    if (this.hasEnded) {
-      link.close(); // it was stopped meanwhile
-      return;
-    }
-    this.#link = link;
-    this.#port = link.port;
-    this.#attachedCount++;
-    this.#attachedSince = new Date();
-    const { host, port } = this.request.server;
-    this.#vhci.record(link.port, { host, service: String(port), busId: this.#busId ?? '?' });
-    this.#event({ type: 'connected' });
-    link.ended.then((end) => {
-      this.#link = null;
-      this.#lostSince = new Date();
-      this.#vhci.forget(link.port);
-      if (end === 'lost') this.#event({ type: 'lost', why: WHY_LOST });
-      else if (end === 'detached') this.#event({ type: 'detached' });
-    });
   }
 }

@@ -7,12 +7,18 @@ import type { Vhci } from '../usbip/vhci.ts';
 import {
   type AttachmentStatus,
   type AttachRequest,
+  isRing,
   parseSupervisorRequest,
+  type RingRequest,
   type SupervisorStatus,
+  targetText,
 } from './attach-protocol.ts';
+import { RemoteSource, type Source } from './attach-source.ts';
 import { type Answer, answerWith } from './control-protocol.ts';
+import { type GuestRings, XenGuestRings } from './guest-rings.ts';
 import type { Log } from './log.ts';
-import { Supervised } from './supervised.ts';
+import { type Attachment, Supervised } from './supervised.ts';
+import { SupervisedController } from './supervised-controller.ts';
 
 /** Attachments of one machine; vhci can be built with as many ports. */
 const ATTACHMENTS_MAX = 128;
@@ -20,13 +26,16 @@ const ATTACHMENTS_MAX = 128;
 export class Supervisor {
   readonly #vhci: Vhci;
   readonly #log: Log;
-  readonly #attachments = new Map<string, Supervised>();
+  readonly #rings: GuestRings;
+  readonly #attachments = new Map<string, Attachment>();
   #count = 0;
   /** Called when the last attachment has ended. */
   onIdle: () => void = () => {};
 
-  constructor(vhci: Vhci, log: Log) {
+  /** Other rings are for tests. */
+  constructor(vhci: Vhci, log: Log, rings: GuestRings = new XenGuestRings()) {
     this.#vhci = vhci;
+    this.#rings = rings;
     this.#log = log;
   }
 
@@ -40,25 +49,64 @@ export class Supervisor {
   }
 
   /**
-   * Attaches a device. Resolves when it is attached, or, for one that is to be waited for, when it is
-   * known not to be there yet.
+   * Attaches a device, or a controller of this guest and what is plugged into it. Resolves when it is
+   * attached, or, for one that is to be waited for, when it is known not to be there yet.
    *
    * @throws {UserError} if it cannot be attached and is not to be waited for.
    */
   async attach(request: AttachRequest): Promise<AttachmentStatus> {
+    this.#vhci.ports(); // to know at once if there is no vhci
+    const one = isRing(request)
+      ? this.#attachController(request)
+      : this.#supervise(targetText(request), new RemoteSource(request), request);
+    await one.settled;
+    if (one.hasEnded) throw new UserError(one.why);
+    return one.status();
+  }
+
+  #attachController(request: RingRequest): Attachment {
+    for (const one of this.#attachments.values()) {
+      if (!(one instanceof SupervisedController)) continue;
+      if (one.controller !== request.controller || one.hasEnded) continue;
+      one.again(request);
+      return one;
+    }
+    const wishes = { wait: true, persist: false };
+    return this.#add(
+      (id) =>
+        new SupervisedController({
+          id,
+          request,
+          rings: this.#rings,
+          log: this.#log,
+          supervise: (text, source, wantedPort) =>
+            this.#supervise(text, source, wishes, wantedPort),
+        }),
+    );
+  }
+
+  #supervise(
+    text: string,
+    source: Source,
+    { wait, persist }: { readonly wait: boolean; readonly persist: boolean },
+    wantedPort?: number,
+  ): Supervised {
+    const place = wantedPort === undefined ? {} : { wantedPort };
+    const options = { text, source, wait, persist, vhci: this.#vhci, log: this.#log, ...place };
+    return this.#add((id) => new Supervised({ id, ...options }));
+  }
+
+  #add<A extends Attachment>(make: (id: string) => A): A {
     if (this.#attachments.size >= ATTACHMENTS_MAX) {
       throw new UserError(`Cannot attach: there are ${ATTACHMENTS_MAX} attachments, the most`);
     }
-    this.#vhci.ports(); // to know at once if there is no vhci
-    const one = new Supervised(`a${++this.#count}`, request, this.#vhci, this.#log);
+    const one = make(`a${++this.#count}`);
     this.#attachments.set(one.id, one);
     one.ended.then(() => {
       this.#attachments.delete(one.id);
       if (this.#attachments.size === 0) this.onIdle();
     });
-    await one.settled;
-    if (one.hasEnded) throw new UserError(one.why);
-    return one.status();
+    return one;
   }
 
   /**

@@ -33,7 +33,8 @@ export function xenCommand(): Command {
 }
 
 const EXAMPLES = `
-DOMAIN is a name or a number, as xl list shows them. The guest's kernel needs xen-hcd.
+DOMAIN is a name or a number, as xl list shows them. The guest's kernel has xen-hcd, or "urbgate attach
+--xen" runs in the guest.
 
 Examples:
   urbgate serve --xen --export virtual:disk,size=64MiB     in the domain that has the devices

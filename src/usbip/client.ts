@@ -5,7 +5,9 @@
  * compared all 32 octets of the bus id, so it is asked once more without.
  */
 import { connect, type Socket } from 'node:net';
+import type { Speed } from '../core/device.ts';
 import { RemoteProtocolError, UserError } from '../core/errors.ts';
+import { transferWithin } from '../core/transfer-within.ts';
 import { BufferPool } from './buffer-pool.ts';
 import {
   CAPABILITIES_KNOWN,
@@ -23,8 +25,10 @@ import {
   OPERATION,
   OPERATION_STATUS,
   OpCommon,
+  SPEED_NAMES,
   VERSION,
 } from './protocol.ts';
+import type { RelayDevice } from './relay-device.ts';
 import { formatAddress, type ListenAddress } from './server.ts';
 import { setUserTimeout } from './sockets.ts';
 import type { Transfer, TransferResult } from './transfer.ts';
@@ -47,7 +51,7 @@ export interface ImportOptions {
 }
 
 /** A device of a server, imported by this program. */
-export class RemoteDevice {
+export class RemoteDevice implements RelayDevice {
   readonly record: DeviceRecord;
   /** Whether the server keeps the queues stopped by itself. */
   readonly stallProtocol: boolean;
@@ -63,7 +67,7 @@ export class RemoteDevice {
     const agreed = readCapabilities(pathOf(reply)) ?? 0;
     this.stallProtocol = (agreed & CAPABILITY.stallProtocol) !== 0;
     this.#frontEnd = new FrontEnd({
-      deviceId: ((this.record.bus << 16) | this.record.deviceNumber) >>> 0,
+      deviceId: this.deviceId,
       stallProtocol: this.stallProtocol,
       holdBack: options.holdBack ?? 'short-not-ok',
       send: (octets) => this.#send(octets),
@@ -90,6 +94,20 @@ export class RemoteDevice {
     setUserTimeout(socket, USER_TIMEOUT_MILLISECONDS);
   }
 
+  /** Its bus id at the server. */
+  get name(): string {
+    return this.record.busId;
+  }
+
+  get speed(): Speed {
+    return SPEED_NAMES.get(this.record.speed) ?? 'high';
+  }
+
+  /** As the server's commands name it: bus number and device number there. */
+  get deviceId(): number {
+    return ((this.record.bus << 16) | this.record.deviceNumber) >>> 0;
+  }
+
   /** The server's address, for people. */
   get peer(): string {
     const { remoteAddress = '?', remotePort = 0 } = this.#socket;
@@ -113,13 +131,8 @@ export class RemoteDevice {
 
   /** The same, but it is taken back when that time is over, and ends as 'unlinked' then. */
   transferWithin(transfer: Transfer, milliseconds: number): Promise<TransferResult> {
-    return new Promise((resolve) => {
-      const pending = this.submit(transfer, (result) => {
-        clearTimeout(timer);
-        resolve(result);
-      });
-      const timer = setTimeout(() => this.unlink(pending), milliseconds);
-    });
+    const submit = (done: (result: TransferResult) => void) => this.submit(transfer, done);
+    return transferWithin(submit, (pending) => this.unlink(pending), milliseconds);
   }
 
   /** See `FrontEnd.handled`. */

@@ -1,6 +1,6 @@
 /**
- * The URBs of the kernel's vhci, carried to a device of another server with the guarantee kept on
- * both sides. `UrbPhase` speaks to vhci and sees this as its session; it has no queues of its own.
+ * The URBs of the kernel's vhci, carried to a device of another server, or behind a ring, with the
+ * guarantee kept on both sides. `UrbPhase` speaks to vhci and sees this as its session; it has no queues of its own.
  *
  * Theory. There is one queue for each endpoint between the driver (behind vhci) and the server: the
  * retry queue of the client library (stall/retry-queue.ts), with vhci as its driver. That machine
@@ -31,8 +31,7 @@ import { assert } from '../core/assert.ts';
 import type { EndpointInfo } from '../core/device.ts';
 import type { SessionClient } from '../core/session.ts';
 import type { Urb } from '../core/urb.ts';
-import type { RemoteDevice } from './client.ts';
-import type { Pending } from './pending.ts';
+import type { RelayDevice, Submitted } from './relay-device.ts';
 import type { RemoteEndpoints } from './remote-endpoints.ts';
 import { fillIn, transferOf } from './remote-urbs.ts';
 import type { TransferResult } from './transfer.ts';
@@ -51,14 +50,14 @@ interface Waiting {
 
 interface Outstanding {
   readonly urb: Urb;
-  pending: Pending | null;
+  pending: Submitted | null;
 }
 
 export class RelaySession implements UrbSession {
   readonly device: RemoteEndpoints;
   urbCount = 0;
   errorCount = 0;
-  readonly #remote: RemoteDevice;
+  readonly #remote: RelayDevice;
   readonly #client: RelayClient;
   readonly #onReported: (mark: number) => void;
   readonly #outstanding = new Map<number, Outstanding>();
@@ -69,7 +68,7 @@ export class RelaySession implements UrbSession {
 
   /** `onReported`: a report ends there whose handler is to be waited for. */
   constructor(
-    remote: RemoteDevice,
+    remote: RelayDevice,
     endpoints: RemoteEndpoints,
     client: RelayClient,
     onReported: (mark: number) => void,

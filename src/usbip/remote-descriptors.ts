@@ -9,8 +9,7 @@ import {
 } from '../core/descriptors.ts';
 import type { Speed } from '../core/device.ts';
 import { UserError } from '../core/errors.ts';
-import type { RemoteDevice } from './client.ts';
-import { SPEED_NAMES } from './protocol.ts';
+import type { ControlPipe } from './relay-device.ts';
 import { RemoteEndpoints } from './remote-endpoints.ts';
 
 const DEVICE_OCTETS = 18;
@@ -38,14 +37,14 @@ export interface RemoteDescriptors {
 /**
  * @throws {UserError} if the device does not answer, or its descriptors make no sense.
  */
-export async function readDescriptors(remote: RemoteDevice): Promise<RemoteDescriptors> {
-  const speed = SPEED_NAMES.get(remote.record.speed) ?? 'high';
+export async function readDescriptors(remote: ControlPipe): Promise<RemoteDescriptors> {
+  const { speed, name } = remote;
   const ask = (request: number, value: number, index: number, octets: number) =>
     read(remote, IN, request, value, index, octets);
   const get = (type: number, index: number, octets: number) =>
     ask(REQUEST.getDescriptor, (type << 8) | index, 0, octets);
   const refuse = (what: string) =>
-    new UserError(`Cannot use ${remote.record.busId}: ${what}, wanted a USB device's descriptors`);
+    new UserError(`Cannot use ${name}: ${what}, wanted a USB device's descriptors`);
   try {
     const device = parseDeviceDescriptor(await get(DESCRIPTOR.device, 0, DEVICE_OCTETS));
     const configurations: Buffer[] = [];
@@ -65,7 +64,7 @@ export async function readDescriptors(remote: RemoteDevice): Promise<RemoteDescr
 
 /** The endpoints as they are now: the alternate settings are asked for. */
 export async function readEndpoints(
-  remote: RemoteDevice,
+  remote: ControlPipe,
   { speed, device, parsed, active }: RemoteDescriptors,
 ): Promise<RemoteEndpoints> {
   const endpoints = new RemoteEndpoints(speed, device, parsed, active);
@@ -82,7 +81,7 @@ export async function readEndpoints(
 }
 
 /** A string descriptor's text; undefined if the device has none or does not tell. */
-export async function readString(remote: RemoteDevice, index: number): Promise<string | undefined> {
+export async function readString(remote: ControlPipe, index: number): Promise<string | undefined> {
   if (index === 0) return undefined;
   const value = (DESCRIPTOR.string << 8) | index;
   const get = REQUEST.getDescriptor;
@@ -93,7 +92,7 @@ export async function readString(remote: RemoteDevice, index: number): Promise<s
 }
 
 async function read(
-  remote: RemoteDevice,
+  remote: ControlPipe,
   ...what: [type: number, request: number, value: number, index: number, octets: number]
 ): Promise<Buffer> {
   const { status, data } = await request(remote, ...what);
@@ -102,7 +101,7 @@ async function read(
 }
 
 async function request(
-  remote: RemoteDevice,
+  remote: ControlPipe,
   requestType: number,
   code: number,
   value: number,

@@ -1,5 +1,5 @@
 /**
- * Stands between a device of a server and the kernel's vhci: a thin driver around `UrbPhase`
+ * Stands between a device elsewhere and the kernel's vhci: a thin driver around `UrbPhase`
  * (towards vhci, over an AF_UNIX pair), `RelaySession` (towards the server) and the fence between.
  *
  *   server --TCP-- RemoteDevice -- RelaySession -- UrbPhase --AF_UNIX-- vhci_rx, vhci_tx
@@ -13,8 +13,8 @@ import { Socket } from 'node:net';
 import { RemoteProtocolError } from '../core/errors.ts';
 import { DEFAULT_LIMITS } from '../core/limits.ts';
 import { BufferPool } from './buffer-pool.ts';
-import type { RemoteDevice } from './client.ts';
 import { Framer } from './framer.ts';
+import type { RelayDevice } from './relay-device.ts';
 import { RelaySession } from './relay-session.ts';
 import type { RemoteEndpoints } from './remote-endpoints.ts';
 import { ReplyWriter } from './reply-writer.ts';
@@ -52,7 +52,7 @@ export class VhciLink {
   readonly port: number;
   /** Resolves when both sides are let go. */
   readonly ended: Promise<LinkEnd>;
-  readonly #remote: RemoteDevice;
+  readonly #remote: RelayDevice;
   readonly #pair: UnixPair;
   readonly #socket: Socket;
   readonly #writer = new ReplyWriter();
@@ -72,14 +72,13 @@ export class VhciLink {
    * @throws {UserError} if vhci takes no device now; the remote device is the caller's then.
    */
   constructor(
-    remote: RemoteDevice,
+    remote: RelayDevice,
     endpoints: RemoteEndpoints,
     vhci: Vhci,
     { wantedPort, threads }: LinkOptions = {},
   ) {
     this.#remote = remote;
-    const { bus, deviceNumber } = remote.record;
-    const deviceId = ((bus << 16) | deviceNumber) >>> 0;
+    const { deviceId } = remote;
     this.#pair = unixPair();
     const before = vhciThreads();
     try {
@@ -184,8 +183,8 @@ export class VhciLink {
   }
 
   #waitForVhci(): void {
-    this.#remote.pause();
-    this.#socket.once('drain', () => this.#remote.resume());
+    this.#remote.pause?.();
+    this.#socket.once('drain', () => this.#remote.resume?.());
   }
 
   #reported(mark: number): void {

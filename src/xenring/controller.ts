@@ -25,7 +25,7 @@ import { RingError } from './ring-error.ts';
 import { type GuestMemory, TransferMemory } from './transfer-memory.ts';
 import { buildUrb, endpointOf, Request, refusal } from './urb-request.ts';
 import { type Answer, NO_ENTRY, UrbRing } from './urb-ring.ts';
-import { type PortSpeed, STATUS_NUMBER } from './usbif.ts';
+import { type PortSpeed, STATUS_NUMBER, TRANSFER_FLAG } from './usbif.ts';
 
 /** How often one call of `work` looks at the ring; a front end that never stops waits its turn. */
 const PASSES_MAX = 8;
@@ -212,7 +212,8 @@ export class Controller {
   /** Returns how the request ends right away, or null if its URB was submitted. */
   #submit(entry: Entry): UrbStatus | null {
     const { request, memory } = entry;
-    const { guest, limits = DEFAULT_LIMITS } = this.#options;
+    const { guest, stallProtocol, limits = DEFAULT_LIMITS } = this.#options;
+    if (!stallProtocol) request.flags &= TRANSFER_FLAG.shortNotOk; // all that usbif.h has
     const port = this.#portOf(request.port);
     const { session } = port;
     if (session === null || !session.isOpen) return 'shutdown';
@@ -226,7 +227,7 @@ export class Controller {
     const dataOut = memory.dataOut(request, guest);
     const urb = buildUrb(request, endpoint, dataOut, memory.frames(request, guest));
     if (!(urb instanceof Urb)) return urb;
-    urb.clearStall = this.#options.stallProtocol && request.clearStall;
+    urb.clearStall = request.clearStall;
     port.submitting(urb);
     entry.session = session;
     session.submit(urb);

@@ -1,7 +1,7 @@
 /**
  * The front end's side of the URB ring: transfers in, requests out, responses in, results out. Which
  * transfer may be sent when is decided elsewhere (`ring-device.ts`); here they wait at most for a
- * free slot, in order.
+ * free slot, each endpoint's in order (slot-shares.ts).
  *
  * Each id owns as many granted pages as a request can name, for good: a transfer costs two copies of
  * its data and no change of grants. One slot is kept for unlinks, which are answered at once, so that
@@ -10,19 +10,19 @@
 
 import { assert } from '../core/assert.ts';
 import { PAGE_OCTETS } from './platform.ts';
+import { flagsOf, pipeOf } from './request-fields.ts';
 import { RingError } from './ring-error.ts';
 import { FrontRing } from './shared-ring.ts';
+import { SlotShares } from './slot-shares.ts';
 import { isInput, lengthOf, NO_OCTETS, type Transfer, type TransferResult } from './transfer.ts';
 import {
   FrameDescriptor,
   frameStatusOf,
   IsochronousPart,
   PIPE,
-  PIPE_TYPE,
   SEGMENTS_MAX,
   Segment,
   statusOf,
-  TRANSFER_FLAG,
   UrbRequest,
   UrbResponse,
 } from './usbif.ts';
@@ -40,8 +40,6 @@ const ROOM_OCTETS = SEGMENTS_MAX * PAGE_OCTETS;
 export const TRANSFER_OCTETS_MAX = ROOM_OCTETS;
 export const ISOCHRONOUS_OCTETS_MAX = ROOM_OCTETS - PAGE_OCTETS;
 export const ISO_PACKETS_MAX = PAGE_OCTETS / FrameDescriptor.octets;
-/** Every device behind a ring is alone at its port; only the guest's own bus needs an address. */
-const DEVICE_ADDRESS = 1;
 
 /** A transfer to be sent. When it has been answered it may be sent again. */
 export interface Sending {
@@ -73,6 +71,7 @@ export class FrontUrbs {
   readonly #freeIds: number[] = [];
   /** By id. */
   readonly #meanings: Meaning[] = new Array(IDS).fill('free');
+  readonly #shares = new SlotShares(IDS);
   /** Not in the ring yet. */
   #waiting: Sending[] = [];
   #unlinks: Sending[] = [];
@@ -119,10 +118,21 @@ export class FrontUrbs {
   push(): void {
     const ring = this.#ring;
     while (this.#unlinks.length > 0 && ring.free > 0) this.#putUnlink(this.#unlinks.shift());
-    while (this.#waiting.length > 0 && ring.free > SLOTS_FOR_UNLINKS) {
-      this.#putTransfer(this.#waiting.shift() as Sending);
-    }
+    if (this.#waiting.length > 0 && ring.free > SLOTS_FOR_UNLINKS) this.#putWaiting();
     if (ring.push()) this.#options.notify();
+  }
+
+  /** What is refused room stays in its place, and so does all behind it of its endpoint. */
+  #putWaiting(): void {
+    const waiting = this.#waiting;
+    let kept = 0;
+    for (const sending of waiting) {
+      const free = this.#ring.free - SLOTS_FOR_UNLINKS;
+      if (this.#shares.mayTake(sending.port, sending.transfer.endpoint, free)) {
+        this.#putTransfer(sending);
+      } else waiting[kept++] = sending;
+    }
+    waiting.length = kept;
   }
 
   /** Requests without a response. */
@@ -164,6 +174,7 @@ export class FrontUrbs {
       );
     }
     this.#meanings[id] = 'free';
+    if (meaning !== 'unlink') this.#shares.left(id);
     if (typeof meaning === 'object') {
       meaning.requestId = NOT_OUT;
       const result = this.#resultOf(id, meaning.transfer);
@@ -210,7 +221,7 @@ export class FrontUrbs {
     const request = this.#request.fill(0);
     const { offsets } = UrbRequest;
     request.writeUInt16LE(id, offsets.id);
-    request.writeUInt32LE((pipeOf(victim) | PIPE.unlink) >>> 0, offsets.pipe);
+    request.writeUInt32LE((pipeOf(victim.port, victim.transfer) | PIPE.unlink) >>> 0, offsets.pipe);
     request.writeUInt16LE(victimId, offsets.specific);
     this.#ring.put(request);
   }
@@ -219,12 +230,13 @@ export class FrontUrbs {
     const { transfer } = sending;
     const id = this.#takeId(sending);
     sending.requestId = id;
+    this.#shares.taken(id, sending.port, transfer.endpoint);
     const octets = lengthOf(transfer);
     const { offsets } = UrbRequest;
     const request = this.#request.fill(0);
     request.writeUInt16LE(id, offsets.id);
-    request.writeUInt32LE(pipeOf(sending), offsets.pipe);
-    request.writeUInt16LE(flagsOf(sending), offsets.transferFlags);
+    request.writeUInt32LE(pipeOf(sending.port, transfer), offsets.pipe);
+    request.writeUInt16LE(flagsOf(transfer, sending.clearStall), offsets.transferFlags);
     request.writeUInt16LE(octets & 0xffff, offsets.bufferLength);
     if (transfer.setup !== undefined) request.set(transfer.setup, offsets.specific);
     if (!isInput(transfer)) transfer.data?.copy(this.#options.memory, id * ROOM_OCTETS);
@@ -278,16 +290,4 @@ export class FrontUrbs {
 
 function viewOf(buffer: Buffer): DataView {
   return new DataView(buffer.buffer, buffer.byteOffset, buffer.length);
-}
-
-function pipeOf({ port, transfer }: Sending): number {
-  const type = PIPE_TYPE[transfer.type] << PIPE.typeShift;
-  const endpoint = (transfer.endpoint & PIPE.endpointMask) << PIPE.endpointShift;
-  const direction = isInput(transfer) ? PIPE.in : 0;
-  return (type | endpoint | (DEVICE_ADDRESS << PIPE.deviceShift) | direction | port) >>> 0;
-}
-
-function flagsOf({ transfer, clearStall }: Sending): number {
-  const flags = transfer.shortNotOk ? TRANSFER_FLAG.shortNotOk : 0;
-  return clearStall ? flags | TRANSFER_FLAG.clearStall : flags;
 }

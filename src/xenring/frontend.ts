@@ -5,7 +5,13 @@
 import { EventEmitter } from 'node:events';
 import { type Clock, systemClock } from '../core/clock.ts';
 import { FrontUrbs, IDS } from './front-urbs.ts';
-import type { EventChannel, GrantedPages, Platform, StoreWatch } from './platform.ts';
+import type {
+  EventChannel,
+  GrantedPages,
+  Platform,
+  StoreOperations,
+  StoreWatch,
+} from './platform.ts';
 import { PortWatch } from './port-watch.ts';
 import { RingDevice } from './ring-device.ts';
 import { RingError } from './ring-error.ts';
@@ -16,7 +22,19 @@ import { frontAction, XENBUS_STATE, type XenbusState, xenbusStateOf } from './xe
 /** How long a back end may take to let go when this end closes; it may have been killed. */
 const CLOSE_MILLISECONDS = 5_000;
 
+/** What a front end writes for its back end to connect. */
+const CONNECTION_NODES = [
+  'urb-ring-ref',
+  'conn-ring-ref',
+  'event-channel',
+  'stall-protocol',
+] as const;
+
 export interface FrontendEvents {
+  /** The back end is there: devices come and go from now on. */
+  connected: [];
+  /** The back end has left; all devices are unplugged. One that comes is taken up by itself. */
+  left: [];
   /** A device is there; its transfers end when it goes. */
   plugged: [RingDevice];
   unplugged: [RingDevice];
@@ -61,7 +79,11 @@ export class Frontend extends EventEmitter<FrontendEvents> {
     return this.#devices;
   }
 
-  /** @throws {RingError} if the toolstack has not made the controller. */
+  /**
+   * Begins anew, whatever a front end before this one has left in the store: its pages went with it.
+   *
+   * @throws {RingError} if the toolstack has not made the controller.
+   */
   async start(): Promise<void> {
     const { store } = this.#platform;
     this.#backend = (await store.read(`${this.#path}/backend`)) ?? '';
@@ -69,6 +91,7 @@ export class Frontend extends EventEmitter<FrontendEvents> {
     if (this.#backend === '') {
       throw new RingError('unknown-state', `Cannot use ${this.#path}: there is no controller`);
     }
+    await this.#setState('initialising');
     this.#watch = await store.watch(`${this.#backend}/state`, () => this.#look());
   }
 
@@ -82,7 +105,7 @@ export class Frontend extends EventEmitter<FrontendEvents> {
     await this.#setState('closing');
     await this.#backendLeft();
     this.#release();
-    await this.#setState('closed');
+    await this.#leave('closed');
   }
 
   /** The store, and whoever served it, is gone: lets go of everything without a word to anybody. */
@@ -120,14 +143,15 @@ export class Frontend extends EventEmitter<FrontendEvents> {
         break;
       case 'confirm':
         await this.#setState('connected');
+        this.emit('connected');
         break;
       case 'close':
         this.#release();
-        await this.#setState('closed');
+        await this.#leave('closed');
         break;
       case 'restart':
         this.#release();
-        await this.#setState('initialising');
+        await this.#leave('initialising');
         this.#lookAgain = true;
         break;
       case 'wait':
@@ -142,11 +166,16 @@ export class Frontend extends EventEmitter<FrontendEvents> {
     const rings = this.#makeRings(offered === '1');
     this.#rings = rings;
     const [urbRing, connRing] = rings.pages.references;
-    await store.transaction(async (nodes) => {
-      await nodes.write(`${this.#path}/urb-ring-ref`, `${urbRing}`);
-      await nodes.write(`${this.#path}/conn-ring-ref`, `${connRing}`);
-      await nodes.write(`${this.#path}/event-channel`, `${rings.channel.port}`);
-      await nodes.write(`${this.#path}/stall-protocol`, rings.stallProtocol ? '1' : '0');
+    const values = {
+      'urb-ring-ref': urbRing,
+      'conn-ring-ref': connRing,
+      'event-channel': rings.channel.port,
+      'stall-protocol': rings.stallProtocol ? 1 : 0,
+    };
+    await this.#change(async (nodes) => {
+      for (const name of CONNECTION_NODES) {
+        await nodes.write(`${this.#path}/${name}`, `${values[name]}`);
+      }
       await nodes.write(`${this.#path}/state`, `${XENBUS_STATE.initialised}`);
     });
   }
@@ -226,6 +255,7 @@ export class Frontend extends EventEmitter<FrontendEvents> {
     rings.channel.close();
     rings.pages.end();
     rings.memory.end();
+    if (!this.#closing) this.emit('left');
   }
 
   async #backendLeft(): Promise<void> {
@@ -248,6 +278,21 @@ export class Frontend extends EventEmitter<FrontendEvents> {
   }
 
   async #setState(state: XenbusState): Promise<void> {
-    await this.#platform.store.write(`${this.#path}/state`, `${XENBUS_STATE[state]}`);
+    await this.#change((nodes) => nodes.write(`${this.#path}/state`, `${XENBUS_STATE[state]}`));
+  }
+
+  /** What described the connection goes with it. */
+  async #leave(state: XenbusState): Promise<void> {
+    await this.#change(async (nodes) => {
+      for (const name of CONNECTION_NODES) await nodes.remove(`${this.#path}/${name}`);
+      await nodes.write(`${this.#path}/state`, `${XENBUS_STATE[state]}`);
+    });
+  }
+
+  /** Changes this end's directory; never brings back one that the toolstack has removed. */
+  async #change(work: (nodes: StoreOperations) => Promise<void>): Promise<void> {
+    await this.#platform.store.transaction(async (nodes) => {
+      if ((await nodes.read(`${this.#path}/state`)) !== undefined) await work(nodes);
+    });
   }
 }

@@ -6,10 +6,13 @@
  */
 import { assert } from '../core/assert.ts';
 import { STOPS_ON } from '../core/stops-on.ts';
+import { transferWithin } from '../core/transfer-within.ts';
 import { Actions } from '../stall/actions.ts';
 import {
   connectionLost,
   handled,
+  isIdle,
+  overtaken,
   type Reply,
   type RetryActionKind,
   type RetryQueue,
@@ -18,29 +21,24 @@ import {
   submitted,
   unlinked,
 } from '../stall/retry-queue.ts';
+import { type FrontUrbs, NOT_OUT, type Sending } from './front-urbs.ts';
+import { fitsRequest, LongTransfer } from './long-transfer.ts';
 import {
-  type FrontUrbs,
-  ISO_PACKETS_MAX,
-  ISOCHRONOUS_OCTETS_MAX,
-  NOT_OUT,
-  type Sending,
-  TRANSFER_OCTETS_MAX,
-} from './front-urbs.ts';
-import { isInput, lengthOf, resultOf, type Transfer, type TransferResult } from './transfer.ts';
+  type Handler,
+  isInput,
+  type Pending,
+  resultOf,
+  type Transfer,
+  type TransferResult,
+} from './transfer.ts';
 import type { PortSpeed } from './usbif.ts';
-
-/** A transfer under way; `RingDevice.unlink` takes it. */
-export interface Pending {
-  readonly transfer: Transfer;
-  readonly in: boolean;
-}
 
 /** What the device knows of it. One object for each, however often it is sent. */
 class Submission implements Pending, Sending {
   readonly port: number;
   readonly transfer: Transfer;
   readonly in: boolean;
-  readonly done: (result: TransferResult) => void;
+  readonly done: Handler;
   readonly queue: RetryQueue<Submission>;
   result = NOT_ANSWERED;
   clearStall = false;
@@ -50,7 +48,7 @@ class Submission implements Pending, Sending {
   constructor(
     port: number,
     transfer: Transfer,
-    done: (result: TransferResult) => void,
+    done: Handler,
     queue: RetryQueue<Submission>,
     onAnswered: (submission: Submission) => void,
   ) {
@@ -77,6 +75,11 @@ export class RingDevice {
   readonly stallProtocol: boolean;
   /** Resolves when the device is gone; all transfers are done then. */
   readonly closed: Promise<void>;
+  /**
+   * What nothing is sent behind, to a back end without the stall protocol, until it is back. 'all' keeps
+   * the promise for errors of every kind, at the price of a round trip for each transfer.
+   */
+  holdBack: 'short-not-ok' | 'all' = 'short-not-ok';
   readonly #urbs: FrontUrbs;
   readonly #queues = new Map<number, RetryQueue<Submission>>();
   readonly #actions = new Actions<Submission, RetryActionKind>();
@@ -84,6 +87,9 @@ export class RingDevice {
   readonly #act = (kind: RetryActionKind, pending: Submission) => this.#carryOutOne(kind, pending);
   readonly #onAnswered = (submission: Submission) => this.#answered(submission);
   #lost = false;
+  /** Transfers that are not given back. */
+  #underWay = 0;
+  #onQuiet: () => void = () => {};
   #resolveClosed: () => void = () => {};
 
   /** Front ends make these. */
@@ -97,16 +103,28 @@ export class RingDevice {
     });
   }
 
-  /**
-   * Begins a transfer; `done` is called once, never before this returns.
-   *
-   * @throws {RangeError} if a ring cannot carry it.
-   */
-  submit(transfer: Transfer, done: (result: TransferResult) => void): Pending {
+  /** False once the device is gone. */
+  get isOpen(): boolean {
+    return !this.#lost;
+  }
+
+  /** Begins a transfer; `done` is called once, never before this returns. */
+  submit(transfer: Transfer, done: Handler): Pending {
     check(transfer);
+    if (fitsRequest(transfer)) return this.#submit(transfer, done);
+    return new LongTransfer(transfer, done, {
+      submit: (part, partDone) => this.#submit(part, partDone),
+      unlink: (part) => this.unlink(part),
+      handled: (part) => this.handled(part),
+    });
+  }
+
+  #submit(transfer: Transfer, done: Handler): Pending {
     const queue = this.#queueOf(transfer);
     const pending = new Submission(this.port, transfer, done, queue, this.#onAnswered);
-    submitted(queue, pending, transfer.shortNotOk ?? false, this.#actions);
+    this.#underWay++;
+    const guarded = transfer.shortNotOk === true || this.holdBack === 'all';
+    submitted(queue, pending, guarded, this.#actions);
     if (this.#lost) queueMicrotask(() => this.#carryOut());
     else this.#carryOut();
     return pending;
@@ -117,11 +135,59 @@ export class RingDevice {
     return new Promise((resolve) => this.submit(transfer, resolve));
   }
 
+  /** The same, but it is taken back when that time is over, and ends as 'unlinked' then. */
+  transferWithin(transfer: Transfer, milliseconds: number): Promise<TransferResult> {
+    const submit = (done: (result: TransferResult) => void) => this.submit(transfer, done);
+    return transferWithin(submit, (pending) => this.unlink(pending), milliseconds);
+  }
+
   /** Asks for a transfer back: it ends as 'unlinked', or as it had ended before. */
   unlink(pending: Pending): void {
+    if (pending instanceof LongTransfer) {
+      pending.unlink();
+      return;
+    }
     const submission = pending as Submission;
     unlinked(submission.queue, submission, this.#actions);
     this.#carryOut();
+  }
+
+  /** What a handler that returned 'later' has begun is done. */
+  handled(pending: Pending): void {
+    if (pending instanceof LongTransfer) {
+      pending.handled();
+      return;
+    }
+    handled((pending as Submission).queue, this.#actions);
+    this.#carryOut();
+  }
+
+  /**
+   * A transfer was unlinked before it was submitted, which it never will be: what is behind it waits
+   * until the function that this returns is called.
+   */
+  overtaken(transfer: Pick<Transfer, 'endpoint' | 'type'>): () => void {
+    const queue = this.#queueOf(transfer);
+    overtaken(queue);
+    return () => {
+      handled(queue, this.#actions);
+      this.#carryOut();
+    };
+  }
+
+  /**
+   * Takes back all that is under way, and waits for no handler any more: the next user of the device
+   * finds its queues as after plugging in. Resolves when all is back; nobody may submit meanwhile.
+   */
+  async release(): Promise<void> {
+    const all = [...this.#queues.values()].flatMap(({ sent, waiting }) => [...sent, ...waiting]);
+    for (const one of all) this.unlink(one);
+    if (this.#underWay > 0) {
+      await new Promise<void>((resolve) => {
+        this.#onQuiet = resolve;
+      });
+    }
+    if (!this.#lost) this.#queues.clear();
   }
 
   /** The device, or the connection, is gone: every transfer ends as 'shutdown'. */
@@ -170,17 +236,21 @@ export class RingDevice {
 
   /** The handler may submit and unlink; what that brings about is worked off after it. */
   #giveBack(pending: Submission, result: TransferResult): void {
+    let answer: unknown;
     try {
-      pending.done(result);
+      answer = pending.done(result);
     } finally {
-      handled(pending.queue, this.#actions);
+      if (answer !== 'later') handled(pending.queue, this.#actions);
+      if (--this.#underWay === 0) this.#onQuiet();
     }
   }
 
-  #queueOf({ endpoint, type }: Transfer): RetryQueue<Submission> {
+  #queueOf({ endpoint, type }: Pick<Transfer, 'endpoint' | 'type'>): RetryQueue<Submission> {
     let queue = this.#queues.get(endpoint);
-    if (queue === undefined) {
-      queue = retryQueue(STOPS_ON[type], this.stallProtocol ? 'stall-protocol' : 'old');
+    const stopsOn = STOPS_ON[type];
+    // Another alternate setting may have another kind of endpoint there.
+    if (queue === undefined || (queue.stopsOn !== stopsOn && isIdle(queue))) {
+      queue = retryQueue(stopsOn, this.stallProtocol ? 'stall-protocol' : 'old');
       if (this.#lost) connectionLost(queue, this.#actions);
       this.#queues.set(endpoint, queue);
     }
@@ -193,14 +263,6 @@ function check(transfer: Transfer): void {
   assert((type === 'control') === (setup !== undefined), 'Cannot submit: setup is for control');
   assert((type === 'isochronous') === (packets !== undefined), 'Cannot submit: packets missing');
   assert(!(transfer.shortNotOk && !isInput(transfer)), 'Cannot submit: short-not-ok is for IN');
-  const octets = lengthOf(transfer);
-  const most = packets === undefined ? TRANSFER_OCTETS_MAX : ISOCHRONOUS_OCTETS_MAX;
-  if (octets > most) {
-    throw new RangeError(`Cannot submit: ${octets} octets, a ring carries at most ${most}`);
-  }
-  if ((packets?.length ?? 0) > ISO_PACKETS_MAX) {
-    throw new RangeError(`Cannot submit: ${packets?.length} packets, at most ${ISO_PACKETS_MAX}`);
-  }
 }
 
 /** What a reply means to the queue. */

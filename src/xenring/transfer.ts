@@ -17,8 +17,15 @@ export interface Transfer {
   readonly setup?: Buffer;
   /** A short read is an error, behind which nothing may start. IN only. */
   readonly shortNotOk?: boolean;
+  /** End whole packets with an empty one. Bulk OUT only. */
+  readonly zeroPacket?: boolean;
   /** Isochronous only: where in `octets` or `data` each packet lies. */
-  readonly packets?: readonly { readonly offset: number; readonly octets: number }[];
+  readonly packets?: readonly PacketRequest[];
+}
+
+export interface PacketRequest {
+  readonly offset: number;
+  readonly octets: number;
 }
 
 export interface PacketResult {
@@ -36,6 +43,19 @@ export interface TransferResult {
   readonly data: Buffer;
   /** Isochronous only. */
   readonly packets?: readonly PacketResult[];
+}
+
+/**
+ * Takes a transfer's result. If it returns 'later', what was begun by it goes on elsewhere, and
+ * `RingDevice.handled` is to be called when that has come to its end; the endpoint's queue does not go
+ * on after an error before. Any other value means that it is done.
+ */
+export type Handler = (result: TransferResult) => unknown;
+
+/** A transfer under way; `RingDevice.unlink` takes it. */
+export interface Pending {
+  readonly transfer: Transfer;
+  readonly in: boolean;
 }
 
 /** True when data moves from the device to the host. */

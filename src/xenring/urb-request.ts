@@ -60,6 +60,10 @@ export class Request {
     return (this.flags & TRANSFER_FLAG.shortNotOk) !== 0;
   }
 
+  get zeroPacket(): boolean {
+    return (this.flags & TRANSFER_FLAG.zeroPacket) !== 0;
+  }
+
   get clearStall(): boolean {
     return (this.flags & TRANSFER_FLAG.clearStall) !== 0;
   }
@@ -213,7 +217,7 @@ export function buildUrb(
     case 'bulk':
     case 'interrupt':
       if (request.in) return Urb.read(id, endpoint, octets, shortNotOk);
-      return Urb.write(id, endpoint, dataOut); // no flag of the ring asks for a zero packet
+      return Urb.write(id, endpoint, dataOut, request.zeroPacket && endpoint.type === 'bulk');
   }
 }
 

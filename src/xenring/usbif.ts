@@ -111,6 +111,8 @@ export const PIPE_TYPE = { isochronous: 0, interrupt: 1, control: 2, bulk: 3 } a
 export const TRANSFER_FLAG = {
   /** XENUSB_SHORT_NOT_OK */
   shortNotOk: 0x0001,
+  /** End whole packets with an empty one (OUT); only where both ends speak the stall protocol. */
+  zeroPacket: 0x4000,
   /** Restart the queue with this URB; only where both ends speak the stall protocol. */
   clearStall: 0x8000,
 } as const;

@@ -28,7 +28,10 @@ describe('urbgate attach, port, detach without vhci', function () {
 
   it('say in one sentence what is wrong with their arguments', async () => {
     for (const [args, wanted] of [
-      [['attach'], /^Cannot attach: no server given, wanted -r HOST and -b BUSID\n$/],
+      [['attach'], /^Cannot attach: no server given, wanted -r HOST and -b BUSID, or --xen\n$/],
+      [['attach', '--xen', '-r', 'h'], /--xen with -r, -b or -d, wanted --xen alone/],
+      [['attach', '--xen', '--port', '0'], /Wanted a number from 1 to 31/],
+      [['attach', '-r', 'h', '--port', '1'], /--controller and --port are for --xen/],
       [['attach', '-r', 'h'], /^Cannot attach from h: wanted one of -b BUSID and -d VVVV:PPPP\n$/],
       [['attach', '-r', 'h', '-d', 'x'], /^Cannot attach x: wanted VVVV:PPPP/],
       [['detach', 'everything'], /^Cannot detach everything: wanted a port such as 0/],

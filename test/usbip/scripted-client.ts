@@ -117,8 +117,8 @@ export class Wire {
     return Buffer.concat([head, fields.data ?? Buffer.alloc(0), ...packets]);
   }
 
-  unlink(victim: number, seqnum = this.nextSeqnum()): Buffer {
-    const common = { command: 2, seqnum, deviceId: DEVICE_ID, direction: 0, endpoint: 0 };
+  unlink(victim: number, seqnum = this.nextSeqnum(), deviceId = DEVICE_ID): Buffer {
+    const common = { command: 2, seqnum, deviceId, direction: 0, endpoint: 0 };
     return CmdUnlink.write({ ...common, victim, padding: Buffer.alloc(24) });
   }
 

@@ -1,8 +1,8 @@
 /** What a driver does with a device behind urbgate's own front end: for tests of both ends. */
 import { strict as assert } from 'node:assert';
 import type { Frontend } from '../../src/xenring/frontend.ts';
-import type { Pending, RingDevice } from '../../src/xenring/ring-device.ts';
-import type { Transfer, TransferResult } from '../../src/xenring/transfer.ts';
+import type { RingDevice } from '../../src/xenring/ring-device.ts';
+import type { Pending, Transfer, TransferResult } from '../../src/xenring/transfer.ts';
 import { until } from './rig.ts';
 
 const setup = (type: number, request: number, value: number, index: number, length: number) => {
@@ -40,7 +40,7 @@ export async function plugged(frontend: Frontend, alternate = 1): Promise<RingDe
 export async function allKinds(ring: RingDevice): Promise<void> {
   const device = await ring.transfer(control(0x80, 6, 0x100, 0, 18));
   assert.equal(device.data.readUInt16LE(8), 0x0525);
-  for (const octets of [0, 1, 4096, 65_536]) {
+  for (const octets of [0, 1, 4096, 65_536, 65_537, 200_000]) {
     const got = await ring.transfer({ endpoint: 0x81, type: 'bulk', octets });
     assert.deepEqual([got.status, got.actualOctets], ['ok', octets]);
     const put = await ring.transfer({ endpoint: 0x02, type: 'bulk', data: got.data });
@@ -71,10 +71,6 @@ export async function allKinds(ring: RingDevice): Promise<void> {
     packets.map(() => ({ status: 'ok', actualOctets: 1000 })),
   );
   assert.equal((await ring.transfer(control(0x80, 6, 0x900, 0, 8))).status, 'stall');
-  assert.throws(
-    () => ring.submit({ endpoint: 0x81, type: 'bulk', octets: 65_537 }, () => {}),
-    /65537 octets, a ring carries at most 65536/,
-  );
 }
 
 /** Rounds of short-not-ok reads behind a short one; the handler unlinks those that `unlinks` says. */

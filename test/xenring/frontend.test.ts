@@ -1,37 +1,10 @@
 /** Both ends wired together: urbgate's front end, and its back end with virtual devices. */
 import { strict as assert } from 'node:assert';
-import { Frontend } from '../../src/xenring/frontend.ts';
-import type { Pending } from '../../src/xenring/ring-device.ts';
-import type { Transfer } from '../../src/xenring/transfer.ts';
+import type { Pending, Transfer } from '../../src/xenring/transfer.ts';
 import { allKinds, control, plugged, probe } from './front-driver.ts';
-import { randomOf, type WorldOptions } from './memory-platform.ts';
-import { RingRig, until } from './rig.ts';
-
-async function connect(options: WorldOptions = {}, device: Record<string, unknown> = {}) {
-  const rig = new RingRig(options);
-  await rig.start();
-  rig.export('1-1', device);
-  await rig.dom0.store.write('/local/domain/7', '');
-  await rig.tools.addController(7);
-  const platform = rig.world.domain(7);
-  const frontend = new Frontend(platform, '/local/domain/7/device/vusb/0');
-  await frontend.start();
-  await until(() => rig.state(7) === '4', 'it connects');
-  await rig.tools.attachDevice(7, 0, '1-1');
-  const ring = await plugged(frontend);
-  return { rig, platform, frontend, ring };
-}
-
-/** Lets both go, and looks for what was left behind. */
-async function end({ rig, platform, frontend }: Awaited<ReturnType<typeof connect>>) {
-  await frontend.close();
-  await rig.end();
-  const { grantedPages, channels, watches } = platform.inUse;
-  assert.deepEqual(
-    { grantedPages, channels, watches },
-    { grantedPages: 0, channels: 0, watches: 0 },
-  );
-}
+import { connect, end } from './front-pair.ts';
+import { randomOf } from './memory-platform.ts';
+import { until } from './rig.ts';
 
 describe('front end and back end', () => {
   it('agree upon the stall protocol, move all kinds of transfers, and leave nothing', async () => {

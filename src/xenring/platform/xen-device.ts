@@ -15,7 +15,7 @@ export class XenDevice {
       const absent = (error as NodeJS.ErrnoException).code === 'ENOENT';
       const what = absent ? 'is absent' : `cannot be opened (${(error as Error).message})`;
       throw new UserError(
-        `Cannot serve Xen guests: ${path} ${what}, wanted a Xen domain with the modules xen-gntdev, xen-evtchn, xen-gntalloc`,
+        `Cannot use Xen: ${path} ${what}, wanted a Xen domain with the modules xen-gntdev, xen-evtchn, xen-gntalloc`,
       );
     }
   }

@@ -40,7 +40,7 @@ async function domainOf(store: XenstoreClient): Promise<Domain> {
   if (text === undefined && store.via === 'socket') return 0;
   const domain = Number(text);
   if (text === undefined || !Number.isInteger(domain) || domain < 0)
-    throw new UserError(`Cannot serve Xen guests: domid is ${text ?? 'absent'}, wanted a number`);
+    throw new UserError(`Cannot use Xen: domid is ${text ?? 'absent'}, wanted a number`);
   return domain;
 }
 

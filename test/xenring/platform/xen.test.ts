@@ -22,7 +22,7 @@ describe('without Xen', () => {
     if (isXen) this.skip();
     await assert.rejects(openXenPlatform(), (error: Error) => {
       assert(error instanceof UserError);
-      assert.match(error.message, /^Cannot serve Xen guests: \/dev\/xen\/gntdev is absent, wanted/);
+      assert.match(error.message, /^Cannot use Xen: \/dev\/xen\/gntdev is absent, wanted/);
       return true;
     });
   });

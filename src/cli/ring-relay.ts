@@ -1,0 +1,91 @@
+/**
+ * A device behind a ring as the relay to vhci wants one (usbip/relay-device.ts): src/usbip and
+ * src/xenring know nothing of each other, and this is where they meet.
+ */
+import type { Speed } from '../core/device.ts';
+import type { Handler } from '../usbip/pending.ts';
+import type { RelayDevice, Submitted } from '../usbip/relay-device.ts';
+import type { Transfer, TransferResult } from '../usbip/transfer.ts';
+import type { RingDevice } from '../xenring/ring-device.ts';
+import type { Pending, TransferResult as RingResult } from '../xenring/transfer.ts';
+
+/** A back end that is no more gives nothing back. */
+const RELEASE_MILLISECONDS = 5_000;
+const RESET_MILLISECONDS = 2_000;
+/** SET_FEATURE(PORT_RESET), which the gateway takes for a reset of the device. */
+const RESET: Transfer = {
+  endpoint: 0,
+  type: 'control',
+  setup: Buffer.from([0x23, 3, 4, 0, 0, 0, 0, 0]),
+};
+
+export class RingRelay implements RelayDevice {
+  readonly name: string;
+  readonly deviceId: number;
+  readonly speed: Speed;
+  readonly #device: RingDevice;
+  #isClosed = false;
+
+  /** @param controller Its number, for people and for vhci. */
+  constructor(device: RingDevice, controller: number) {
+    this.#device = device;
+    device.holdBack = 'all';
+    this.name = `port ${device.port}`;
+    this.deviceId = ((controller << 16) | device.port) >>> 0;
+    this.speed = device.speed === 'none' ? 'full' : device.speed;
+  }
+
+  get isOpen(): boolean {
+    return !this.#isClosed && this.#device.isOpen;
+  }
+
+  get closed(): Promise<void> {
+    return this.#device.closed;
+  }
+
+  submit(transfer: Transfer, done: Handler): Submitted {
+    return this.#device.submit(transfer, (result) => done(compact(transfer, result)));
+  }
+
+  async transferWithin(transfer: Transfer, milliseconds: number): Promise<TransferResult> {
+    return compact(transfer, await this.#device.transferWithin(transfer, milliseconds));
+  }
+
+  unlink(submitted: Submitted): void {
+    this.#device.unlink(submitted as Pending);
+  }
+
+  handled(submitted: Submitted): void {
+    this.#device.handled(submitted as Pending);
+  }
+
+  overtaken(transfer: Pick<Transfer, 'endpoint' | 'type'>): () => void {
+    return this.#device.overtaken(transfer);
+  }
+
+  /** It stays in its port: the next who attaches it finds it as if it had just been plugged in. */
+  async close(): Promise<void> {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<'late'>((resolve) => {
+      timer = setTimeout(() => resolve('late'), RELEASE_MILLISECONDS);
+    });
+    const how = await Promise.race([this.#device.release(), late]);
+    clearTimeout(timer);
+    if (how === 'late' || !this.#device.isOpen) return;
+    await this.#device.transferWithin(RESET, RESET_MILLISECONDS);
+  }
+}
+
+/** Packets of isochronous reads lie at their offsets in ring results, and without gaps in others. */
+function compact({ packets }: Transfer, result: RingResult): TransferResult {
+  if (packets === undefined || result.packets === undefined || result.data.length === 0) {
+    return result;
+  }
+  const pieces = packets.map(({ offset }, n) =>
+    result.data.subarray(offset, offset + (result.packets?.[n]?.actualOctets ?? 0)),
+  );
+  const data = Buffer.concat(pieces);
+  return { ...result, data, actualOctets: data.length };
+}

@@ -1,0 +1,33 @@
+/** A device in a port of a controller of this guest, as the source of an attachment. */
+import type { PortRecord, Vhci } from '../usbip/vhci.ts';
+import type { VhciThreads } from '../usbip/vhci-threads.ts';
+import type { RingDevice } from '../xenring/ring-device.ts';
+import { controllerText } from './attach-protocol.ts';
+import { type Link, relay, type Source, type SourceStatus } from './attach-source.ts';
+import { RingRelay } from './ring-relay.ts';
+
+export class RingSource implements Source {
+  readonly status: SourceStatus;
+  readonly record: PortRecord;
+  readonly #device: RingDevice;
+  readonly #controller: number;
+  readonly #threads: VhciThreads | undefined;
+
+  constructor(device: RingDevice, controller: number, threads?: VhciThreads) {
+    this.#device = device;
+    this.#controller = controller;
+    this.#threads = threads;
+    const busId = `${device.port}`;
+    const { stallProtocol } = device;
+    const server = controllerText(controller);
+    this.status = { server, busId, device: null, direct: false, stallProtocol };
+    this.record = { host: 'xen', service: `${controller}`, busId };
+  }
+
+  async attach(vhci: Vhci, wantedPort: number | undefined): Promise<Link> {
+    return await relay(new RingRelay(this.#device, this.#controller), vhci, {
+      ...(wantedPort !== undefined && { wantedPort }),
+      ...(this.#threads && { threads: this.#threads }),
+    });
+  }
+}

@@ -1,0 +1,45 @@
+/**
+ * Who may take a slot of the URB ring. All devices of a controller share 16, and a driver may keep many
+ * reads waiting for data that never comes (cdc_acm has 16): it must not have them all. So half of the
+ * slots are for endpoints that have none.
+ */
+
+/** Slots that an endpoint which has one leaves to those that have none. */
+const SLOTS_FOR_OTHERS = 7;
+
+export class SlotShares {
+  /** Transfers in the ring by endpoint, those too that nobody waits for any more. */
+  readonly #out = new Map<number, number>();
+  /** By request id: whose it is. */
+  readonly #keys: number[];
+
+  /** @param ids Requests that can be in the ring. */
+  constructor(ids: number) {
+    this.#keys = new Array(ids).fill(0);
+  }
+
+  /** @param free Slots that transfers may take. */
+  mayTake(port: number, endpoint: number, free: number): boolean {
+    return free > (this.#out.has(keyOf(port, endpoint)) ? SLOTS_FOR_OTHERS : 0);
+  }
+
+  /** A transfer is in the ring. */
+  taken(id: number, port: number, endpoint: number): void {
+    const key = keyOf(port, endpoint);
+    this.#keys[id] = key;
+    this.#out.set(key, (this.#out.get(key) ?? 0) + 1);
+  }
+
+  /** It was answered. */
+  left(id: number): void {
+    const key = this.#keys[id] ?? 0;
+    const out = (this.#out.get(key) ?? 1) - 1;
+    if (out > 0) this.#out.set(key, out);
+    else this.#out.delete(key);
+  }
+}
+
+/** A number for each endpoint of each port. */
+function keyOf(port: number, endpoint: number): number {
+  return (port << 8) | endpoint;
+}
