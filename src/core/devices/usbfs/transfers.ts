@@ -57,9 +57,16 @@ export class Transfers {
     }
   }
 
-  /** Takes what has ended. @returns false when the device has gone and nothing is left. */
-  reap(): boolean {
-    for (let count = 0; count < REAPS_MAX; count++) {
+  /**
+   * Takes what has ended. What is submitted meanwhile has not ended yet, so nothing is asked for when
+   * all that was out before is back; but a device that has gone says so only then (`last`).
+   *
+   * @returns false when the device has gone and nothing is left.
+   */
+  reap(last: boolean): boolean {
+    const out = Math.max(1, this.#table.busyCount);
+    const countMax = last ? Number.POSITIVE_INFINITY : Math.min(REAPS_MAX, out);
+    for (let count = 0; count < countMax; count++) {
       const answer = this.#file.ioctl(IOCTL.reapUrbNoDelay, this.#table.reapAddress);
       if (answer >= 0) this.#reaped(this.#table.reaped);
       else if (answer === -ERRNO.ENODEV) return false;

@@ -195,7 +195,7 @@ export class UsbfsDevice implements UsbDevice {
   }
 
   #watch(): void {
-    this.#file.watch(() => this.#reap());
+    this.#file.watch((last) => this.#reap(last));
   }
 
   #answer(urb: Urb, status: UrbStatus): void {
@@ -205,8 +205,8 @@ export class UsbfsDevice implements UsbDevice {
     this.#host?.completed(urb);
   }
 
-  #reap(): void {
-    if (this.#gone || this.#disposed || this.#transfers.reap()) return;
+  #reap(last: boolean): void {
+    if (this.#gone || this.#disposed || this.#transfers.reap(last)) return;
     this.#gone = true;
     this.#transfers.abandon();
     this.#host?.removed();

@@ -141,6 +141,19 @@ describe('UsbfsDevice', () => {
       assert.deepEqual(Buffer.from(urb.dataIn), stamped(600, 7));
     });
 
+    it('nothing is asked for when all is back', async () => {
+      const { file, device, client, session } = await open();
+      for (let id = 1; id <= 3; id++) session.submit(read(device, id, 512));
+      file.end(file.pending[0], { data: stamped(512) });
+      file.finish(file.pending[0], { data: stamped(512) });
+      assert.equal(file.reapCount, 3, 'two, and one in vain: the third is out');
+      file.finish(file.pending[0], { data: stamped(512) });
+      assert.equal(file.reapCount, 4);
+      file.wake();
+      assert.equal(file.reapCount, 5, 'a wake-up for nothing is looked into');
+      assert.deepEqual(client.take(), ['1 ok 512', '2 ok 512', '3 ok 512']);
+    });
+
     it('has several in flight, all but the first marked as continuation', async () => {
       const { file, device, client, session } = await open();
       for (let id = 1; id <= 10; id++) session.submit(read(device, id, 512));
@@ -582,6 +595,26 @@ describe('UsbfsDevice', () => {
       const { file, client, gone } = await open();
       file.unplug();
       assert.deepEqual(client.take(), ['removed']);
+      assert.equal(gone.count, 1);
+    });
+
+    it('hundreds at a time, more than a wake-up takes else, are all missed', async () => {
+      const { file, device, client, session, gone } = await open();
+      session.submit(control(device, 100, [0x01, 11, 1, 1, 0]));
+      await settle();
+      const packets = () =>
+        Array.from({ length: 1280 }, (_, at) => ({
+          offset: at,
+          octets: 1,
+          actualOctets: 0,
+          status: 'ok' as const,
+        }));
+      for (let id = 1; id <= 32; id++) {
+        session.submit(Urb.isochronous(id, endpointOf(device, 0x83), 1280, packets()));
+      }
+      assert.equal(file.pending.length, 320);
+      file.unplug(); // says so once
+      assert.equal(client.take().length, 1 + 32 + 1);
       assert.equal(gone.count, 1);
     });
 
