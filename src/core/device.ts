@@ -50,6 +50,8 @@ export interface DeviceInfo {
 
 /** What a session gives to the device it has opened. */
 export interface DeviceHost {
+  /** Data may be lent (`Urb.loan`); else it is the host's to keep. Default: it may not. */
+  readonly borrows?: boolean;
   /** The URB has ended: its result is filled in. May be called from inside `submit` and `unlink`. */
   completed(urb: Urb): void;
   /** The device has gone. Every URB at the device has been completed before. */

@@ -54,6 +54,12 @@ export interface SetupPacket {
 
 const NO_OCTETS = Buffer.alloc(0);
 
+/** Memory of a device's that somebody else looks at. */
+export interface Loan {
+  /** Nobody looks at it any more. To be called once. */
+  giveBack(): void;
+}
+
 export class Urb {
   /** The client's name for the URB: unique among the outstanding ones of its session. */
   readonly id: number;
@@ -85,6 +91,11 @@ export class Urb {
    * no gaps. Whoever supplies it must not change it afterwards: it is sent without a copy.
    */
   dataIn: Uint8Array = NO_OCTETS;
+  /**
+   * The memory behind `dataIn`, if the device wants it back: whoever is given the URB gives it back,
+   * at once or when the data has been sent. Only for clients that say so (`SessionClient.borrows`).
+   */
+  loan: Loan | null = null;
   /** Frame in which an isochronous transfer began. */
   startFrame = 0;
 

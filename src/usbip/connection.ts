@@ -12,6 +12,7 @@
 import type { SessionLimits } from '../core/limits.ts';
 import type { Claim, Registry } from '../core/registry.ts';
 import type { SessionOptions } from '../core/session.ts';
+import type { Loan } from '../core/urb.ts';
 import { RETURN_RECOVERY } from '../stall/fence.ts';
 import type { BufferPool } from './buffer-pool.ts';
 import {
@@ -100,6 +101,11 @@ export class Connection {
     return this.#writer.take();
   }
 
+  /** What is lent of the output taken so far: to be given back when that has been sent, or never is. */
+  takeLoans(): Loan[] {
+    return this.#writer.takeLoans();
+  }
+
   /**
    * Gives back the URBs and the device; resolves when another client may have it, and when all
    * replies are there to be sent.
@@ -156,6 +162,7 @@ export class Connection {
       pool,
       network,
       stallProtocol,
+      borrows: true,
       onReply: () => this.#announce(),
       onDeviceRemoved: () => {
         this.#ending = true;

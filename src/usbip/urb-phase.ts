@@ -62,6 +62,8 @@ export interface UrbPhaseOptions {
   readonly stallProtocol: boolean;
   /** The memory of what arrives is not used again, so that data in it can stay there. */
   readonly lastingMemory?: boolean;
+  /** The writer's loans are given back when what it wrote has been sent. */
+  readonly borrows?: boolean;
   /** A reply was written. */
   readonly onReply: () => void;
   readonly onDeviceRemoved: () => void;
@@ -69,6 +71,7 @@ export interface UrbPhaseOptions {
 
 export class UrbPhase implements FrameHandler, SessionClient {
   readonly headerOctets = HEADER_OCTETS;
+  readonly borrows: boolean;
   keepBody = true;
   readonly #options: UrbPhaseOptions;
   /** Set right after construction: the session needs its client first. */
@@ -90,6 +93,7 @@ export class UrbPhase implements FrameHandler, SessionClient {
 
   constructor(options: UrbPhaseOptions) {
     this.#options = options;
+    this.borrows = options.borrows ?? false;
     this.#earlyUnlinks = new EarlyUnlinks(options.limits.urbsMax);
   }
 

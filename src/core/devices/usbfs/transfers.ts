@@ -2,8 +2,9 @@
  * The transfers of one device: from URBs to what usbfs is asked, and back.
  *
  * One ioctl submits an URB, and each time the kernel says that something has ended, as many reap as
- * there are. Data for the device is copied once, into memory that the host controller reaches; data
- * from it once, out of there, because that memory is used again before a transport has sent it.
+ * there are. Data for the device is copied once, into memory that the host controller reaches. Data
+ * from it stays there: that memory is lent to the transport until it has sent it (transfer-memory.ts
+ * says when it is copied instead).
  *
  * URBs too large for one piece of memory go in several, one after the other: a short packet or an
  * error ends them as it would have ended the whole.
@@ -11,7 +12,7 @@
 import { assert } from '../../assert.ts';
 import type { EndpointInfo } from '../../device.ts';
 import type { Urb, UrbStatus } from '../../urb.ts';
-import { ERRNO, FLAG, IOCTL, statusOf } from './abi.ts';
+import { ERRNO, FLAG, IOCTL, refusalOf, statusOf, submitStatus } from './abi.ts';
 import { placeOf } from './configuration.ts';
 import { failPart, type Part, partsOf, readPackets, writePackets } from './isochronous.ts';
 import type { Memory, UsbfsFile } from './kernel.ts';
@@ -26,14 +27,21 @@ const NO_OCTETS = Buffer.alloc(0);
 export class Transfers {
   readonly #file: UsbfsFile;
   readonly #completed: (urb: Urb) => void;
+  readonly #mayLend: () => boolean;
   readonly #memory: TransferMemory;
   readonly #table: UrbTable;
   readonly #runs: (EndpointRun | undefined)[] = new Array(32).fill(undefined);
 
-  /** `table`: memory for the structures, of `TABLE_OCTETS`. */
-  constructor(file: UsbfsFile, table: Memory, completed: (urb: Urb) => void) {
+  /** `table`: memory for the structures, of `TABLE_OCTETS`. `mayLend`: see `DeviceHost.borrows`. */
+  constructor(
+    file: UsbfsFile,
+    table: Memory,
+    completed: (urb: Urb) => void,
+    mayLend: () => boolean,
+  ) {
     this.#file = file;
     this.#completed = completed;
+    this.#mayLend = mayLend;
     this.#memory = new TransferMemory(file);
     this.#table = new UrbTable(table);
   }
@@ -58,19 +66,18 @@ export class Transfers {
   }
 
   /**
-   * Takes what has ended. What is submitted meanwhile has not ended yet, so nothing is asked for when
-   * all that was out before is back; but a device that has gone says so only then (`last`).
+   * Takes what has ended. When nothing is out any more, the kernel is not asked whether there is more;
+   * but a device that has gone says so only then (`last`).
    *
    * @returns false when the device has gone and nothing is left.
    */
   reap(last: boolean): boolean {
-    const out = Math.max(1, this.#table.busyCount);
-    const countMax = last ? Number.POSITIVE_INFINITY : Math.min(REAPS_MAX, out);
-    for (let count = 0; count < countMax; count++) {
+    for (let count = 0; last || count < REAPS_MAX; count++) {
       const answer = this.#file.ioctl(IOCTL.reapUrbNoDelay, this.#table.reapAddress);
       if (answer >= 0) this.#reaped(this.#table.reaped);
       else if (answer === -ERRNO.ENODEV) return false;
       else if (answer !== -ERRNO.EINTR) return true;
+      if (!last && this.#table.busyCount === 0) return true;
     }
     return true;
   }
@@ -266,8 +273,11 @@ export class Transfers {
       if (whole !== null) data = whole.subarray(0, done + actual);
       else {
         const from = urb.setup === null ? 0 : SETUP_OCTETS;
-        data = Buffer.allocUnsafe(actual);
-        block.octets.copy(data, 0, from, from + actual);
+        data = block.octets.subarray(from, from + actual);
+        if (this.#mayLend() && this.#memory.lend(block)) {
+          urb.loan = block;
+          slot.block = null;
+        } else data = Buffer.from(data);
       }
     }
     if (run !== null && run.flying === 0) run.inPieces = false;
@@ -286,14 +296,4 @@ export class Transfers {
     urb.dataIn = dataIn;
     this.#completed(urb);
   }
-}
-
-/** Why the kernel would not take an URB. */
-function submitStatus(errno: number): UrbStatus {
-  return errno === ERRNO.ENOENT ? 'shutdown' : statusOf(errno);
-}
-
-/** Why the kernel would not take a control request: what it does not know, the device would stall. */
-export function refusalOf(errno: number): UrbStatus {
-  return errno === ERRNO.ENOENT || errno === ERRNO.EINVAL ? 'stall' : statusOf(errno);
 }

@@ -22,10 +22,11 @@ import { controlEffect } from '../../control-effect.ts';
 import { REQUEST } from '../../descriptors.ts';
 import type { DeviceHost, DeviceInfo, EndpointInfo, Speed, UsbDevice } from '../../device.ts';
 import type { Urb, UrbStatus } from '../../urb.ts';
+import { refusalOf } from './abi.ts';
 import { ActiveConfiguration } from './configuration.ts';
 import { ARGUMENT_OCTETS, Interfaces } from './interfaces.ts';
 import type { Memory, UsbfsFile } from './kernel.ts';
-import { refusalOf, Transfers } from './transfers.ts';
+import { Transfers } from './transfers.ts';
 import { TABLE_OCTETS } from './urb-table.ts';
 
 export interface UsbfsDeviceOptions {
@@ -101,7 +102,12 @@ export class UsbfsDevice implements UsbDevice {
     const memory = file.mapPlain(TABLE_OCTETS + ARGUMENT_OCTETS);
     if (memory === null) throw new RangeError('Cannot map memory for URBs: there is none');
     this.#table = memory;
-    this.#transfers = new Transfers(file, memory, (urb) => this.#host?.completed(urb));
+    this.#transfers = new Transfers(
+      file,
+      memory,
+      (urb) => this.#host?.completed(urb),
+      () => this.#host?.borrows ?? false,
+    );
     this.#interfaces = new Interfaces(file, this.#configuration, {
       address: memory.address + TABLE_OCTETS,
       octets: memory.octets.subarray(TABLE_OCTETS),
