@@ -52,12 +52,27 @@ export interface SetupPacket {
   readonly length: number;
 }
 
+/** Encodes a setup packet, little-endian as on USB, at the beginning of `octets`. */
+export function writeSetup(octets: Buffer, setup: SetupPacket): void {
+  octets.writeUInt8(setup.requestType, 0);
+  octets.writeUInt8(setup.request, 1);
+  octets.writeUInt16LE(setup.value, 2);
+  octets.writeUInt16LE(setup.index, 4);
+  octets.writeUInt16LE(setup.length, 6);
+}
+
 const NO_OCTETS = Buffer.alloc(0);
 
 /** Memory of a device's that somebody else looks at. */
 export interface Loan {
   /** Nobody looks at it any more. To be called once. */
   giveBack(): void;
+}
+
+/** Memory of a device's for data that goes to it, lent until it is given back. */
+export interface Room extends Loan {
+  /** At least as long as was asked for. */
+  readonly octets: Buffer;
 }
 
 export class Urb {
@@ -81,6 +96,8 @@ export class Urb {
 
   /** OUT data. The memory is the transport's and valid until the URB is given back. */
   dataOut: Buffer;
+  /** Where `dataOut` lies, at the beginning, if the device has lent it (`UsbDevice.room`). */
+  room: Room | null = null;
 
   // The result. Valid once the URB is given back.
   status: UrbStatus = 'ok';

@@ -112,6 +112,7 @@ export class Connection {
    */
   async close(): Promise<void> {
     this.#closing = true;
+    this.#urbs?.close();
     await this.#claim?.release();
     this.#ending = true;
   }
@@ -131,6 +132,7 @@ export class Connection {
         if (connection.#urbs !== null) return connection.#urbs.header(view, at);
         return connection.#operationHeader(Buffer.from(view.buffer, at, OpCommon.octets));
       },
+      room: (octets: number) => connection.#urbs?.room(octets) ?? null,
       body(octets: Buffer, pooled: boolean): void {
         if (connection.#urbs !== null) connection.#urbs.body(octets, pooled);
         else connection.#import(ImportRequest.read(octets).busId, readCapabilities(octets));

@@ -11,7 +11,7 @@ import type { EndpointInfo, UsbDevice } from '../core/device.ts';
 import { RemoteProtocolError } from '../core/errors.ts';
 import type { SessionLimits } from '../core/limits.ts';
 import type { SessionClient } from '../core/session.ts';
-import { Urb, type UrbStatus } from '../core/urb.ts';
+import { type Room, Urb, type UrbStatus } from '../core/urb.ts';
 import type { Evidence } from '../stall/fence.ts';
 import type { BufferPool } from './buffer-pool.ts';
 import { EarlyUnlinks } from './early-unlinks.ts';
@@ -42,7 +42,7 @@ export interface Network {
 
 /** Where URBs go: a `DeviceSession` of this gateway, or a device of another server. */
 export interface UrbSession {
-  readonly device: Pick<UsbDevice, 'endpoint'>;
+  readonly device: Pick<UsbDevice, 'endpoint' | 'room'>;
   readonly isOpen: boolean;
   readonly outstandingCount: number;
   has(id: number): boolean;
@@ -87,6 +87,8 @@ export class UrbPhase implements FrameHandler, SessionClient {
   #isochronous = false;
   /** Why the URB of `#header` is refused, or 'ok'. */
   #refusal: UrbStatus = 'ok';
+  /** Where the body at hand is gathered, if that is the device's. */
+  #room: Room | null = null;
   /** Transfer buffers of URBs that are not given back. */
   #outstandingOctets = 0;
   readonly #earlyUnlinks: EarlyUnlinks;
@@ -114,8 +116,21 @@ export class UrbPhase implements FrameHandler, SessionClient {
     );
   }
 
+  room(octets: number): Buffer | null {
+    const { device } = this.#openSession();
+    if (this.#refusal !== 'ok' || this.#endpoint === undefined) return null;
+    this.#room = device.room?.(this.#endpoint, octets) ?? null;
+    return this.#room?.octets.subarray(0, octets) ?? null;
+  }
+
   body(octets: Buffer, pooled: boolean): void {
     this.#submit(octets, pooled);
+  }
+
+  /** No more comes, in the middle of a body perhaps. */
+  close(): void {
+    this.#room?.giveBack();
+    this.#room = null;
   }
 
   gaveBack(urb: Urb): void {
@@ -125,6 +140,8 @@ export class UrbPhase implements FrameHandler, SessionClient {
       pool.give(urb.pooled);
       urb.pooled = null;
     }
+    urb.room?.giveBack();
+    urb.room = null;
     const came = urb.status === 'unlinked' && urb.actualOctets === 0;
     if (!came || urb.unlinkTag < 0) writer.submitReply(urb);
     if (urb.unlinkTag >= 0) writer.unlinkReply(urb.unlinkTag, came ? 'unlinked' : 'ok');
@@ -215,9 +232,13 @@ export class UrbPhase implements FrameHandler, SessionClient {
     if (!(built instanceof Urb)) {
       this.#refuse(built, this.#isochronous ? body : NO_OCTETS);
       if (pooled) this.#options.pool.give(body);
+      this.close();
       return;
     }
     if (pooled) built.pooled = body;
+    const inRoom = this.#room !== null;
+    built.room = this.#room;
+    this.#room = null;
     if (this.#options.stallProtocol) {
       built.clearStall = (this.#header.transferFlags & CLEAR_STALL_FLAG) !== 0;
     }
@@ -225,7 +246,7 @@ export class UrbPhase implements FrameHandler, SessionClient {
     this.#openSession().submit(built);
     // The memory of a chunk is used again for the next one; what waits needs its own.
     if (this.#options.lastingMemory) return;
-    if (built.outstanding && !pooled) built.dataOut = Buffer.from(built.dataOut);
+    if (built.outstanding && !pooled && !inRoom) built.dataOut = Buffer.from(built.dataOut);
   }
 
   /** `body` ends with the packet descriptors of an isochronous URB, or is empty. */

@@ -8,12 +8,13 @@
  * Blocks have sizes of powers of two. Both kinds have a bound; what lies free is unmapped when
  * another size needs the room.
  *
- * A block with data from the device may be lent to a transport until it has sent that, which spares a
- * copy. A client that does not read could keep it for long; so there is a bound to what is lent, and
- * beyond it data is copied.
+ * A block with data from the device may be lent to a transport until it has sent that, and one for data
+ * to the device from its first octet on, which spares a copy each. A client that does not read, or
+ * stops in the middle, could keep it for long; so there is a bound to what is lent, and beyond it data
+ * is copied.
  */
 import { assert } from '../../assert.ts';
-import type { Loan } from '../../urb.ts';
+import type { Room } from '../../urb.ts';
 import type { Memory, UsbfsFile } from './kernel.ts';
 
 const BLOCK_OCTETS_MIN = 4096;
@@ -25,7 +26,7 @@ const PLAIN_OCTETS_MAX = 8 << 20;
 /** Of one device, on loan. */
 export const LENT_OCTETS_MAX = 4 << 20;
 
-export class Block implements Memory, Loan {
+export class Block implements Memory, Room {
   readonly address: number;
   readonly octets: Buffer;
   readonly shared: boolean;
@@ -123,9 +124,10 @@ export class TransferMemory {
     return this.#shared.take(octets) ?? this.#plain.take(octets);
   }
 
-  /** As `take`, but a smaller block rather than none. */
+  /** As `take`, but of any number of octets, and a smaller block rather than none. */
   takeUpTo(octets: number): Block | null {
-    for (let size = octets; size > BLOCK_OCTETS_MIN; size = Math.ceil(size / 4)) {
+    const most = Math.min(octets, BLOCK_OCTETS_MAX);
+    for (let size = most; size > BLOCK_OCTETS_MIN; size = Math.ceil(size / 4)) {
       const block = this.#shared.take(size);
       if (block !== null) return block;
     }
@@ -144,6 +146,15 @@ export class TransferMemory {
     this.#lentOctets = octets;
     this.#lent.add(block);
     return true;
+  }
+
+  /** A block that the controller reaches, lent for data that is yet to come; null if there is none. */
+  lendRoom(octets: number): Block | null {
+    if (octets > BLOCK_OCTETS_MAX || this.#disposed) return null;
+    const block = this.#shared.take(octets);
+    if (block === null || this.lend(block)) return block;
+    this.give(block);
+    return null;
   }
 
   takeBack(block: Block): void {

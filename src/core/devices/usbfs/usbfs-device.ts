@@ -21,7 +21,7 @@ import { assert } from '../../assert.ts';
 import { controlEffect } from '../../control-effect.ts';
 import { REQUEST } from '../../descriptors.ts';
 import type { DeviceHost, DeviceInfo, EndpointInfo, Speed, UsbDevice } from '../../device.ts';
-import type { Urb, UrbStatus } from '../../urb.ts';
+import type { Room, Urb, UrbStatus } from '../../urb.ts';
 import { refusalOf } from './abi.ts';
 import { ActiveConfiguration } from './configuration.ts';
 import { ARGUMENT_OCTETS, Interfaces } from './interfaces.ts';
@@ -126,6 +126,10 @@ export class UsbfsDevice implements UsbDevice {
     assert(this.#host === null, 'Cannot open device: it is open');
     if (this.#gone) throw new Error('Cannot open device: it was unplugged');
     this.#host = host;
+  }
+
+  room({ type }: EndpointInfo, octets: number): Room | null {
+    return type === 'bulk' || type === 'interrupt' ? this.#transfers.room(octets) : null;
   }
 
   mustNotBeOvertaken(urb: Urb): boolean {
