@@ -2,10 +2,11 @@
  * What a server costs in the emulated guest of usbfs.ts, whatever it does: one round trip over
  * loopback TCP with an echo in C, an echo in Node, and a gateway whose usbfs has no device behind it.
  *
- *     node dist/bench/usbfs-floor.js [--rounds 3] [--seconds 1] [--here]
+ *     node dist/bench/usbfs-floor.js [--rounds 3] [--seconds 1] [--here | --instructions]
  *
  * The three take turns, loaded by the same C client with messages of the same sizes. `--here` measures
- * the same on this machine instead, where nothing is emulated.
+ * the same on this machine instead, where nothing is emulated; `--instructions` in a guest whose clock
+ * counts instructions (load/instruction-clock.ts).
  */
 import { loadavg } from 'node:os';
 import { join } from 'node:path';
@@ -13,6 +14,7 @@ import { parseArgs } from 'node:util';
 import { bootGuest } from '../interop/lab/guest.ts';
 import { hostCommand } from '../interop/lab/host-command.ts';
 import { compiled } from '../interop/lab/kernel.ts';
+import { INSTRUCTION_CLOCK, INSTRUCTION_CLOCK_ARGUMENTS } from './load/instruction-clock.ts';
 import { type LoadResult, ROOT, runMain, startCommand } from './load/processes.ts';
 import { median } from './report.ts';
 
@@ -32,8 +34,14 @@ interface Place {
   end(): Promise<void>;
 }
 
-async function placeInGuest(): Promise<Place> {
-  const guest = await bootGuest({ name: 'bench-usbfs-floor' });
+async function placeInGuest(instructions: boolean): Promise<Place> {
+  const guest = await bootGuest({
+    name: 'bench-usbfs-floor',
+    ...(instructions && {
+      ...INSTRUCTION_CLOCK,
+      qemuArguments: INSTRUCTION_CLOCK_ARGUMENTS,
+    }),
+  });
   return {
     async start(command) {
       const process = guest.start(`exec ${command.join(' ')}`);
@@ -45,7 +53,7 @@ async function placeInGuest(): Promise<Place> {
   };
 }
 
-const START_SECONDS_MAX = 120;
+const START_SECONDS_MAX = 300;
 
 function placeHere(): Place {
   return {
@@ -61,6 +69,7 @@ async function main(): Promise<void> {
       rounds: { type: 'string', default: '3' },
       seconds: { type: 'string', default: '1' },
       here: { type: 'boolean', default: false },
+      instructions: { type: 'boolean', default: false },
     },
   });
   const source = (name: string) => join(ROOT, 'bench/load', name);
@@ -68,7 +77,7 @@ async function main(): Promise<void> {
   const echo = await compiled(source('echo.c'), ['-static']);
   const script = (name: string) => join(import.meta.dirname, 'load', name);
   const before = loadavg()[0]?.toFixed(1);
-  const place = values.here ? placeHere() : await placeInGuest();
+  const place = values.here ? placeHere() : await placeInGuest(values.instructions);
   try {
     const ports = [
       await place.start([echo]),

@@ -1,7 +1,7 @@
 /**
  * Devices of a machine over USB/IP: urbgate through usbfs beside the kernel's own usbip-host.
  *
- *     node dist/bench/usbfs.js [--rounds 5] [--seconds 1] [--only REGEXP]
+ *     node dist/bench/usbfs.js [--rounds 6] [--seconds 1] [--only REGEXP] [--instructions]
  *
  * Both servers and the client (the kernel's vhci) are in one emulated guest. Two disks of the same
  * kind are attached all the time, one through each server; each row loads them in turn, and half of
@@ -20,9 +20,14 @@ import { exportByKernel } from '../interop/lab/kernel-stub.ts';
 import { findDevice } from '../interop/lab/local-gadget.ts';
 import { QemuMonitor } from '../interop/lab/qemu-monitor.ts';
 import { type AttachedDevice, attach, detachAll, loadVhci } from '../interop/lab/usbip.ts';
+import { INSTRUCTION_CLOCK, INSTRUCTION_CLOCK_ARGUMENTS } from './load/instruction-clock.ts';
 import { ROOT, runMain } from './load/processes.ts';
 import { median } from './report.ts';
 
+/** Of /proc: USER_HZ is 100. */
+const TICK_MICROSECONDS = 10_000;
+/** For anything in the guest: the machine may be busy, and instructions are counted slowly. */
+const GUEST_SECONDS_MAX = 300;
 const SERIALS = ['ONE', 'OTHER'] as const;
 
 interface Row {
@@ -32,13 +37,6 @@ interface Row {
   /** Of the kernel's rate. */
   readonly ratioMin: number;
 }
-
-/**
- * A guest whose clock counts instructions, one a nanosecond, instead of time: what emulation makes
- * dear, and what else the machine does, then do not show. It can have one processor only.
- */
-const INSTRUCTION_CLOCK = { acceleration: 'tcg,thread=single', processors: 1 };
-const BOOT_SECONDS_MAX = 120;
 
 const ROUND_TRIP_RATIO_MAX = 1.3;
 
@@ -56,8 +54,9 @@ interface Figures {
   readonly p50Microseconds: number;
   /** CPU time of the guest, for all that it did meanwhile. */
   readonly busyMicroseconds: number;
-  /** CPU time of the gateway's process; 0 for the kernel's server. */
-  readonly gatewayMicroseconds: number;
+  /** CPU time of the gateway's process, in user mode and in the kernel; 0 for the kernel's server. */
+  readonly userMicroseconds: number;
+  readonly systemMicroseconds: number;
 }
 
 interface Target {
@@ -92,12 +91,14 @@ class Bench {
     const server = await startGatewayInGuest(guest, {
       exports: [`usb:${other.busid}`],
       arguments: ['--control', 'none'],
-      startTimeoutSeconds: 150,
+      startTimeoutSeconds: GUEST_SECONDS_MAX,
     });
-    await server.process.printed(/Exporting .*\n/, 60);
+    await server.process.printed(/Exporting .*\n/, GUEST_SECONDS_MAX);
     const address = { address: '127.0.0.1', port: server.port };
-    const kernel = await this.#target(await attach(guest, one.busid, usbipd, 60));
-    const gateway = await this.#target(await attach(guest, other.busid, address, 60));
+    const kernel = await this.#target(await attach(guest, one.busid, usbipd, GUEST_SECONDS_MAX));
+    const gateway = await this.#target(
+      await attach(guest, other.busid, address, GUEST_SECONDS_MAX),
+    );
     return { kernel, gateway, server };
   }
 
@@ -118,30 +119,29 @@ class Bench {
       `pid=$(pgrep -f '[c]li/main.js serve')
        look() { head -1 /proc/stat; cut -d ' ' -f 14,15 /proc/$pid/stat; }
        look; ${this.#program} ${row.load} ${file} ${row.octets} ${this.#seconds}; look`,
-      { timeoutSeconds: 60 },
+      { timeoutSeconds: GUEST_SECONDS_MAX },
     );
     const [before = '', gatewayBefore = '', result = '', after = '', gatewayAfter = ''] =
       printed.split('\n');
     const { operations, seconds, p50Microseconds } = JSON.parse(result);
+    const perOperation = (from = 0, to = 0) => ((to - from) * TICK_MICROSECONDS) / operations;
     return {
       perSecond: operations / seconds,
       p50Microseconds,
-      busyMicroseconds: ((busyTicks(after) - busyTicks(before)) * 10_000) / operations,
-      gatewayMicroseconds: ((sum(gatewayAfter) - sum(gatewayBefore)) * 10_000) / operations,
+      busyMicroseconds: perOperation(busyTicks(before), busyTicks(after)),
+      userMicroseconds: perOperation(numbers(gatewayBefore)[0], numbers(gatewayAfter)[0]),
+      systemMicroseconds: perOperation(numbers(gatewayBefore)[1], numbers(gatewayAfter)[1]),
     };
   }
 }
 
-const sum = (numbers: string) =>
-  numbers
-    .trim()
-    .split(/\s+/)
-    .reduce((total, one) => total + Number(one), 0);
+const numbers = (line: string) => line.trim().split(/\s+/).map(Number);
 
 /** Of /proc/stat's first line: all but idle and waiting. */
 function busyTicks(line: string): number {
-  const ticks = line.trim().split(/\s+/).slice(1).map(Number);
-  return ticks.reduce((total, one, at) => (at === 3 || at === 4 ? total : total + one), 0);
+  return numbers(line)
+    .slice(1)
+    .reduce((total, one, at) => (at === 3 || at === 4 ? total : total + one), 0);
 }
 
 const HEADINGS = [
@@ -153,7 +153,7 @@ const HEADINGS = [
   'met',
   'p50 µs: kernel, urbgate',
   'guest µs CPU: kernel, urbgate',
-  'gateway µs CPU',
+  'gateway µs CPU: user, system',
 ];
 
 function line(row: Row, kernel: readonly Figures[], gateway: readonly Figures[]): string[] {
@@ -170,7 +170,7 @@ function line(row: Row, kernel: readonly Figures[], gateway: readonly Figures[])
     ratio >= row.ratioMin ? 'yes' : '**no**',
     `${of(kernel, 'p50Microseconds')}, ${of(gateway, 'p50Microseconds')}`,
     `${of(kernel, 'busyMicroseconds')}, ${of(gateway, 'busyMicroseconds')}`,
-    of(gateway, 'gatewayMicroseconds'),
+    `${of(gateway, 'userMicroseconds')}, ${of(gateway, 'systemMicroseconds')}`,
   ];
 }
 
@@ -200,9 +200,8 @@ async function main(): Promise<void> {
     ...(values.instructions && INSTRUCTION_CLOCK),
     qemuArguments: [
       ...['-device', 'qemu-xhci,id=xhci', ...disks],
-      ...(values.instructions ? ['-icount', 'shift=0'] : []),
+      ...(values.instructions ? INSTRUCTION_CLOCK_ARGUMENTS : []),
     ],
-    bootTimeoutSeconds: BOOT_SECONDS_MAX,
   });
   try {
     await guest.succeed('modprobe xhci-pci', { timeoutSeconds: 60 });
