@@ -124,7 +124,11 @@ export class UrbPhase implements FrameHandler, SessionClient {
   }
 
   body(octets: Buffer, pooled: boolean): void {
-    this.#submit(octets, pooled);
+    // What is in a chunk has to be copied sooner or later: best to where it need not be again.
+    const lasts = pooled || this.#room !== null || this.#options.lastingMemory;
+    const room = lasts ? null : this.room(octets.length);
+    if (room !== null) octets.copy(room);
+    this.#submit(room ?? octets, pooled);
   }
 
   /** No more comes, in the middle of a body perhaps. */
