@@ -12,6 +12,7 @@ import { hostCommand } from './lab/host-command.ts';
 import { compiled, labSource } from './lab/kernel.ts';
 import { findDevice } from './lab/local-gadget.ts';
 import { QemuMonitor } from './lab/qemu-monitor.ts';
+import { FRAMES_PER_SECOND, heard, play, soundCard } from './lab/sound.ts';
 import { type AttachedDevice, attach, detachAll, loadVhci, ports } from './lab/usbip.ts';
 
 /** Disk by the controller that it is at, with how much is written. */
@@ -24,8 +25,6 @@ const DISKS = [
 const CYCLES = 50;
 /** In half of the cycles. */
 const MAPPINGS_GROWTH_MAX = 10;
-const RAMP = 16_000;
-const WAV_HEADER_OCTETS = 44;
 
 const say = (text: string) => console.log(`      ${text}`);
 
@@ -52,11 +51,7 @@ describe('hardware through usbfs', function () {
         ...['-device', 'usb-kbd,bus=uhci.0,serial=KBD'],
         ...['-chardev', `file,id=port,path=${join(monitor.folder, 'serial')}`],
         ...['-device', 'usb-serial,bus=xhci.0,chardev=port,always-plugged=on,serial=PORT'],
-        ...[
-          '-audiodev',
-          `wav,id=audio,out.frequency=48000,path=${join(monitor.folder, 'played.wav')}`,
-        ],
-        ...['-device', 'usb-audio,bus=xhci.0,id=SOUND,audiodev=audio,serial=SOUND'],
+        ...soundCard('SOUND', join(monitor.folder, 'played.wav')),
       ].filter((word) => word !== ''),
     });
     await monitor.open();
@@ -184,41 +179,16 @@ describe('hardware through usbfs', function () {
   it('sound card: what is played is heard', async () => {
     await findDevice(guest, 'SOUND');
     const gateway = await serve('usb:*:*:SOUND');
-    const { sysfs } = await attachFrom(gateway);
-    // On the left a ramp, so that a packet that is lost shows; on the right what tells a frame from
-    // the silence that QEMU puts in when the guest is late.
-    const count = 2 * 48_000;
-    const frames = Buffer.alloc(count * 4);
-    for (let at = 0; at < count; at++) {
-      frames.writeInt16LE(at % RAMP, at * 4);
-      frames.writeInt16LE(RAMP, at * 4 + 2);
-    }
-    await guest.succeed('cat > /run/frames', { input: frames });
-    await guest.succeed(
-      `for try in $(seq 200); do
-         card=$(ls -d ${sysfs}/*/sound/card* 2>/dev/null); n=\${card##*/card}
-         [ -n "$n" ] && [ -c /dev/snd/controlC$n ] && break
-         sleep 0.1
-       done
-       aplay -D hw:$n -t raw -f S16_LE -c 2 -r 48000 --buffer-time=2000000 /run/frames`,
-      { timeoutSeconds: 120 },
-    );
+    const device = await attachFrom(gateway);
+    const count = 2 * FRAMES_PER_SECOND;
+    await play(guest, device, count);
     await detachAll(guest);
     await gateway.stop();
     await monitor.command('device_del', { id: 'SOUND' }).catch(() => {});
-    const whole = readFileSync(join(monitor.folder, 'played.wav'));
-    const heard: number[] = [];
-    for (let at = WAV_HEADER_OCTETS; at + 4 <= whole.length; at += 4) {
-      if (whole.readInt16LE(at + 2) !== 0) heard.push(whole.readInt16LE(at));
-    }
-    // QEMU turns the volume down a little, so that steps are 0 or 1, and one at each end of the ramp.
-    const jumps = heard.slice(1).filter((sample, at) => {
-      const step = sample - (heard[at] ?? 0);
-      return step < 0 ? step > -RAMP * 0.9 : step > 2;
-    });
-    say(`sound: ${heard.length} of ${count} frames heard, ${jumps.length} jumps`);
-    assert.deepEqual(jumps, []);
-    assert(heard.length > count * 0.98, `${heard.length} of ${count} frames heard`);
+    const { frames, jumps } = heard(join(monitor.folder, 'played.wav'));
+    say(`sound: ${frames} of ${count} frames heard, ${jumps} jumps`);
+    assert.equal(jumps, 0);
+    assert(frames > count * 0.98, `${frames} of ${count} frames heard`);
   });
 
   it('unplugged under load, plugged in again: comes back under the same bus id', async () => {

@@ -93,8 +93,16 @@ export function startServer(
 ): Promise<ServerProcess> {
   // Under tsx, process.execArgv makes the child understand TypeScript too.
   const flags = extname(script) === '.ts' ? process.execArgv : [];
+  return startCommand([process.execPath, ...flags, script, ...args], placement);
+}
+
+/** The same for any program. */
+export function startCommand(
+  command: string[],
+  placement: Placement = 'free',
+): Promise<ServerProcess> {
   const cpu = placement === 'together' ? SERVER_CPU : null;
-  const [file, rest] = bound(cpu, [process.execPath, ...flags, script, ...args]);
+  const [file, rest] = bound(cpu, command);
   const child = track(spawn(file, rest, { stdio: ['pipe', 'pipe', 'pipe'] }));
   let said = '';
   let complained = '';
@@ -105,7 +113,7 @@ export function startServer(
     const fail = (why: string) => {
       clearTimeout(timer);
       child.kill('SIGKILL');
-      reject(new Error(`Cannot start ${script}: ${why}\n${said}${complained}`));
+      reject(new Error(`Cannot start ${command.join(' ')}: ${why}\n${said}${complained}`));
     };
     const timer = setTimeout(() => fail('no "Listening on" line'), START_TIMEOUT_MILLISECONDS);
     child.once('error', (error) => fail(error.message));

@@ -27,6 +27,8 @@ export interface GuestOptions {
   name?: string;
   memoryMebibytes?: number;
   processors?: number;
+  /** QEMU's -accel; by default each processor is emulated by a thread of its own. */
+  acceleration?: string;
   /** More arguments to QEMU, e.g. `['-device', 'qemu-xhci']`. */
   qemuArguments?: readonly string[];
   bootTimeoutSeconds?: number;

@@ -31,6 +31,8 @@ export interface QemuOptions {
   folder: string;
   memoryMebibytes?: number;
   processors?: number;
+  /** QEMU's -accel; by default each processor is emulated by a thread of its own. */
+  acceleration?: string;
   qemuArguments?: readonly string[];
   within?: readonly string[];
 }
@@ -133,7 +135,8 @@ function qemuCommand(images: LabImages, boot: Boot, options: QemuOptions): strin
     ...(options.within ?? []),
     'qemu-system-x86_64',
     ...['-name', options.name, '-nodefaults', '-no-user-config', '-display', 'none'],
-    ...['-machine', 'q35', '-accel', 'tcg,thread=multi', '-cpu', boot.processor, '-no-reboot'],
+    ...['-machine', 'q35', '-accel', options.acceleration ?? 'tcg,thread=multi'],
+    ...['-cpu', boot.processor, '-no-reboot'],
     ...['-smp', `${options.processors ?? 2}`, '-m', `${options.memoryMebibytes ?? 2048}`],
     ...['-kernel', boot.kernel, '-initrd', boot.initrd, '-append', boot.commandLine],
     ...['-serial', `file:${join(folder, 'console.log')}`],

@@ -1,7 +1,7 @@
 /**
  * What the gateway knows of a device, and what a back end (virtual, usbfs, ...) implements.
  */
-import type { Urb } from './urb.ts';
+import type { Room, Urb } from './urb.ts';
 
 /** Names in rising order of signalling rate; `super-plus` is SuperSpeedPlus. */
 export type Speed = 'low' | 'full' | 'high' | 'super' | 'super-plus';
@@ -50,6 +50,8 @@ export interface DeviceInfo {
 
 /** What a session gives to the device it has opened. */
 export interface DeviceHost {
+  /** Data may be lent (`Urb.loan`); else it is the host's to keep. Default: it may not. */
+  readonly borrows?: boolean;
   /** The URB has ended: its result is filled in. May be called from inside `submit` and `unlink`. */
   completed(urb: Urb): void;
   /** The device has gone. Every URB at the device has been completed before. */
@@ -79,6 +81,11 @@ export interface UsbDevice {
    * @throws {Error} with a message for the user if the device cannot be claimed now.
    */
   open(host: DeviceHost): void;
+  /**
+   * Memory where the data of a URB to this endpoint need not be copied again, or null if there is none.
+   * Whoever asks gives it back: when the URB is back, if there is one.
+   */
+  room?(endpoint: EndpointInfo, octets: number): Room | null;
   /** Whether nothing may be submitted behind an URB that is at the device. Default: it may. */
   mustNotBeOvertaken?(urb: Urb): boolean;
   /** Begins a transfer. The device completes it exactly once, here or later. */

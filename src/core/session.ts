@@ -41,6 +41,8 @@ export interface SessionClient {
   gaveBack(urb: Urb): void;
   /** The device has gone; every URB has been given back before. */
   deviceRemoved(): void;
+  /** It gives back what is lent (`Urb.loan`); else nothing is. */
+  readonly borrows?: boolean;
   /** A name for the moment after the last `gaveBack`, for `evidence`. Default: none is kept. */
   reportMark?(): number;
   /** Whether what arrives now was sent before the client can have had the report at `mark`. */
@@ -137,6 +139,10 @@ export class DeviceSession implements DeviceHost {
     this.#recovery = options.recovery ?? timedRecovery();
     this.#clock = options.clock ?? systemClock;
     device.open(this);
+  }
+
+  get borrows(): boolean {
+    return this.#client.borrows ?? false;
   }
 
   /** URBs that the client has submitted and not got back. */

@@ -52,7 +52,28 @@ export interface SetupPacket {
   readonly length: number;
 }
 
+/** Encodes a setup packet, little-endian as on USB, at the beginning of `octets`. */
+export function writeSetup(octets: Buffer, setup: SetupPacket): void {
+  octets.writeUInt8(setup.requestType, 0);
+  octets.writeUInt8(setup.request, 1);
+  octets.writeUInt16LE(setup.value, 2);
+  octets.writeUInt16LE(setup.index, 4);
+  octets.writeUInt16LE(setup.length, 6);
+}
+
 const NO_OCTETS = Buffer.alloc(0);
+
+/** Memory of a device's that somebody else looks at. */
+export interface Loan {
+  /** Nobody looks at it any more. To be called once. */
+  giveBack(): void;
+}
+
+/** Memory of a device's for data that goes to it, lent until it is given back. */
+export interface Room extends Loan {
+  /** At least as long as was asked for. */
+  readonly octets: Buffer;
+}
 
 export class Urb {
   /** The client's name for the URB: unique among the outstanding ones of its session. */
@@ -75,6 +96,8 @@ export class Urb {
 
   /** OUT data. The memory is the transport's and valid until the URB is given back. */
   dataOut: Buffer;
+  /** Where `dataOut` lies, at the beginning, if the device has lent it (`UsbDevice.room`). */
+  room: Room | null = null;
 
   // The result. Valid once the URB is given back.
   status: UrbStatus = 'ok';
@@ -85,6 +108,11 @@ export class Urb {
    * no gaps. Whoever supplies it must not change it afterwards: it is sent without a copy.
    */
   dataIn: Uint8Array = NO_OCTETS;
+  /**
+   * The memory behind `dataIn`, if the device wants it back: whoever is given the URB gives it back,
+   * at once or when the data has been sent. Only for clients that say so (`SessionClient.borrows`).
+   */
+  loan: Loan | null = null;
   /** Frame in which an isochronous transfer began. */
   startFrame = 0;
 

@@ -12,6 +12,7 @@
 import type { SessionLimits } from '../core/limits.ts';
 import type { Claim, Registry } from '../core/registry.ts';
 import type { SessionOptions } from '../core/session.ts';
+import type { Loan } from '../core/urb.ts';
 import { RETURN_RECOVERY } from '../stall/fence.ts';
 import type { BufferPool } from './buffer-pool.ts';
 import {
@@ -100,12 +101,18 @@ export class Connection {
     return this.#writer.take();
   }
 
+  /** What is lent of the output taken so far: to be given back when that has been sent, or never is. */
+  takeLoans(): Loan[] {
+    return this.#writer.takeLoans();
+  }
+
   /**
    * Gives back the URBs and the device; resolves when another client may have it, and when all
    * replies are there to be sent.
    */
   async close(): Promise<void> {
     this.#closing = true;
+    this.#urbs?.close();
     await this.#claim?.release();
     this.#ending = true;
   }
@@ -125,6 +132,7 @@ export class Connection {
         if (connection.#urbs !== null) return connection.#urbs.header(view, at);
         return connection.#operationHeader(Buffer.from(view.buffer, at, OpCommon.octets));
       },
+      room: (octets: number) => connection.#urbs?.room(octets) ?? null,
       body(octets: Buffer, pooled: boolean): void {
         if (connection.#urbs !== null) connection.#urbs.body(octets, pooled);
         else connection.#import(ImportRequest.read(octets).busId, readCapabilities(octets));
@@ -156,6 +164,7 @@ export class Connection {
       pool,
       network,
       stallProtocol,
+      borrows: true,
       onReply: () => this.#announce(),
       onDeviceRemoved: () => {
         this.#ending = true;

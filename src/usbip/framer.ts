@@ -14,11 +14,13 @@ export interface FrameHandler {
   readonly headerOctets: number;
   /** A header, at `at` in `view`, valid during the call. Returns the octets of its body. */
   header(view: DataView, at: number): number;
+  /** Where to gather a body that comes in several chunks; null for memory of the pool. */
+  room?(octets: number): Buffer | null;
   /** False if the body of the header seen last is to be passed over. */
   readonly keepBody: boolean;
   /**
-   * The body, if it has any octets and is kept. A pooled one belongs to the handler from now on;
-   * any other is valid during the call.
+   * The body, if it has any octets and is kept. A pooled one belongs to the handler from now on; one
+   * in `room` always did; any other is valid during the call.
    */
   body(octets: Buffer, pooled: boolean): void;
 }
@@ -36,6 +38,7 @@ export class Framer {
   #bodyMissing = 0;
   /** Where the current body is gathered; null if it is passed over. */
   #body: Buffer | null = null;
+  #bodyPooled = false;
   /** Over the memory of the current chunk, kept because most chunks share theirs. */
   #view = this.#headView;
 
@@ -81,7 +84,9 @@ export class Framer {
       return end;
     }
     this.#bodyMissing = octets;
-    this.#body = this.#pool.take(octets);
+    const room = this.#handler.room?.(octets) ?? null;
+    this.#bodyPooled = room === null;
+    this.#body = room ?? this.#pool.take(octets);
     return at;
   }
 
@@ -92,7 +97,7 @@ export class Framer {
     this.#bodyMissing -= octets;
     if (this.#bodyMissing === 0 && body !== null) {
       this.#body = null;
-      this.#handler.body(body, true);
+      this.#handler.body(body, this.#bodyPooled);
     }
     return at + octets;
   }

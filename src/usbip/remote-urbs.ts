@@ -1,6 +1,6 @@
 /** From a URB to a transfer of the client side, and from its result back to the URB. */
 import type { Speed } from '../core/device.ts';
-import type { Urb } from '../core/urb.ts';
+import { type SetupPacket, type Urb, writeSetup } from '../core/urb.ts';
 import type { Transfer, TransferResult } from './transfer.ts';
 
 const MICROFRAME_MICROSECONDS = 125;
@@ -25,13 +25,9 @@ export function transferOf(urb: Urb, speed: Speed, dataOut: Buffer): Transfer {
   };
 }
 
-function setupOctets(setup: NonNullable<Urb['setup']>): Buffer {
+function setupOctets(setup: SetupPacket): Buffer {
   const octets = Buffer.alloc(8);
-  octets.writeUInt8(setup.requestType, 0);
-  octets.writeUInt8(setup.request, 1);
-  octets.writeUInt16LE(setup.value, 2);
-  octets.writeUInt16LE(setup.index, 4);
-  octets.writeUInt16LE(setup.length, 6);
+  writeSetup(octets, setup);
   return octets;
 }
 

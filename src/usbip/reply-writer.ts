@@ -4,15 +4,19 @@
  * Headers and short payloads are written one after the other into a slab; a long payload is not
  * copied but put between two pieces of slab. Slab memory is used once: it starts out as zeros, so
  * padding needs no writing, and it may be handed to the socket as it is.
+ *
+ * A payload that is lent (`Urb.loan`) is given back here once it is copied; one that is not copied,
+ * by whoever sends the pieces (`takeLoans`).
  */
 import { assert } from '../core/assert.ts';
-import type { Urb, UrbStatus } from '../core/urb.ts';
+import type { Loan, Urb, UrbStatus } from '../core/urb.ts';
 import { COMMAND, HEADER_OCTETS, IsoDescriptor, RetSubmit, RetUnlink } from './protocol.ts';
 import { ERRNO_BY_STATUS } from './status.ts';
 
 const SLAB_OCTETS = 64 * 1024;
 /** Payloads up to this length are copied: a longer list of pieces costs more than the copy. */
 const COPY_OCTETS_MAX = 4096;
+const NO_LOANS: Loan[] = [];
 
 export class ReplyWriter {
   #slab: Buffer = Buffer.alloc(SLAB_OCTETS);
@@ -21,6 +25,8 @@ export class ReplyWriter {
   #start = 0;
   #end = 0;
   #pieces: Uint8Array[] = [];
+  /** Of the pieces not taken, and not asked for since. */
+  #loans: Loan[] = [];
   #piecesOctets = 0;
   #takenOctets = 0;
 
@@ -44,6 +50,14 @@ export class ReplyWriter {
     return pieces;
   }
 
+  /** What is lent of the pieces that `take` has returned, to be given back when those are sent. */
+  takeLoans(): Loan[] {
+    if (this.#loans.length === 0) return NO_LOANS;
+    const loans = this.#loans;
+    this.#loans = [];
+    return loans;
+  }
+
   /** RET_SUBMIT of a URB that was given back. */
   submitReply(urb: Urb): void {
     const payload = urb.in ? urb.dataIn : undefined;
@@ -58,6 +72,10 @@ export class ReplyWriter {
       packets === null ? 0 : urb.errorCount,
     );
     if (payload !== undefined) this.append(payload);
+    if (urb.loan !== null) {
+      if (urb.dataIn.length > COPY_OCTETS_MAX) this.#loans.push(urb.loan);
+      else urb.loan.giveBack();
+    }
     if (packets === null) return;
     for (const packet of packets) {
       const at = this.#room(IsoDescriptor.octets);

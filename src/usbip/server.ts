@@ -12,7 +12,7 @@ import type { Registry } from '../core/registry.ts';
 import type { SessionOptions } from '../core/session.ts';
 import { BufferPool } from './buffer-pool.ts';
 import { Connection, type ConnectionEvent } from './connection.ts';
-import { ackedOctets, readInto, setUserTimeout, writeGathered } from './sockets.ts';
+import { ackedOctets, giveBack, readInto, setUserTimeout, writeGathered } from './sockets.ts';
 
 /** A silent client is probed after this time, then each second; ten probes lost end it. */
 const KEEPALIVE_MILLISECONDS = 10_000;
@@ -211,7 +211,7 @@ class Client {
     const socket = this.#socket;
     if (socket.destroyed || socket.writableEnded) return;
     const pieces = this.#connection.takeOutput();
-    writeGathered(socket, pieces);
+    writeGathered(socket, pieces, this.#connection.takeLoans());
     if (this.#connection.ending) {
       socket.end();
       this.#limitLife(GOODBYE_MILLISECONDS);
@@ -222,16 +222,18 @@ class Client {
     clearTimeout(this.#lifeTimer);
     const busId = this.#connection.busId;
     this.#released ??= this.#connection.close();
-    this.#released.then(
-      () => {
-        if (busId !== undefined) this.#say('info', `released ${busId}`);
+    this.#released
+      .then(
+        () => {
+          if (busId !== undefined) this.#say('info', `released ${busId}`);
+        },
+        (error) => this.#say('warn', `cannot release ${busId}: ${error}`),
+      )
+      .finally(() => {
+        this.#connection.takeOutput();
+        giveBack(this.#connection.takeLoans()); // nobody will send it
         this.#options.onClosed();
-      },
-      (error) => {
-        this.#say('warn', `cannot release ${busId}: ${error}`);
-        this.#options.onClosed();
-      },
-    );
+      });
   }
 
   #logEvent(event: ConnectionEvent): void {

@@ -12,6 +12,7 @@
  */
 import { type Server, Socket, type SocketConstructorOpts } from 'node:net';
 import koffi from 'koffi';
+import type { Loan } from '../core/urb.ts';
 
 const IPPROTO_TCP = 6;
 const TCP_USER_TIMEOUT = 18;
@@ -90,11 +91,26 @@ export function readInto(
   return socket;
 }
 
-/** Writes in one system call; a single piece needs no cork for that. */
-export function writeGathered(socket: Socket, pieces: readonly Uint8Array[]): void {
+/**
+ * Writes in one system call; a single piece needs no cork for that. `loans` are given back when the
+ * system has a copy of all pieces, or the socket has failed; with loans there are pieces.
+ */
+export function writeGathered(
+  socket: Socket,
+  pieces: readonly Uint8Array[],
+  loans: readonly Loan[] = [],
+): void {
   if (pieces.length > 1) socket.cork();
-  for (const piece of pieces) socket.write(piece);
+  const last = loans.length > 0 ? pieces.length - 1 : -1;
+  for (const [at, piece] of pieces.entries()) {
+    if (at === last) socket.write(piece, () => giveBack(loans));
+    else socket.write(piece);
+  }
   if (pieces.length > 1) socket.uncork();
+}
+
+export function giveBack(loans: readonly Loan[]): void {
+  for (const loan of loans) loan.giveBack();
 }
 
 /** The descriptor behind a socket; Node.js keeps it in an undocumented place. */

@@ -11,7 +11,7 @@ import type { EndpointInfo, UsbDevice } from '../core/device.ts';
 import { RemoteProtocolError } from '../core/errors.ts';
 import type { SessionLimits } from '../core/limits.ts';
 import type { SessionClient } from '../core/session.ts';
-import { Urb, type UrbStatus } from '../core/urb.ts';
+import { type Room, Urb, type UrbStatus } from '../core/urb.ts';
 import type { Evidence } from '../stall/fence.ts';
 import type { BufferPool } from './buffer-pool.ts';
 import { EarlyUnlinks } from './early-unlinks.ts';
@@ -42,7 +42,7 @@ export interface Network {
 
 /** Where URBs go: a `DeviceSession` of this gateway, or a device of another server. */
 export interface UrbSession {
-  readonly device: Pick<UsbDevice, 'endpoint'>;
+  readonly device: Pick<UsbDevice, 'endpoint' | 'room'>;
   readonly isOpen: boolean;
   readonly outstandingCount: number;
   has(id: number): boolean;
@@ -62,6 +62,8 @@ export interface UrbPhaseOptions {
   readonly stallProtocol: boolean;
   /** The memory of what arrives is not used again, so that data in it can stay there. */
   readonly lastingMemory?: boolean;
+  /** The writer's loans are given back when what it wrote has been sent. */
+  readonly borrows?: boolean;
   /** A reply was written. */
   readonly onReply: () => void;
   readonly onDeviceRemoved: () => void;
@@ -69,6 +71,7 @@ export interface UrbPhaseOptions {
 
 export class UrbPhase implements FrameHandler, SessionClient {
   readonly headerOctets = HEADER_OCTETS;
+  readonly borrows: boolean;
   keepBody = true;
   readonly #options: UrbPhaseOptions;
   /** Set right after construction: the session needs its client first. */
@@ -84,12 +87,15 @@ export class UrbPhase implements FrameHandler, SessionClient {
   #isochronous = false;
   /** Why the URB of `#header` is refused, or 'ok'. */
   #refusal: UrbStatus = 'ok';
+  /** Where the body at hand is gathered, if that is the device's. */
+  #room: Room | null = null;
   /** Transfer buffers of URBs that are not given back. */
   #outstandingOctets = 0;
   readonly #earlyUnlinks: EarlyUnlinks;
 
   constructor(options: UrbPhaseOptions) {
     this.#options = options;
+    this.borrows = options.borrows ?? false;
     this.#earlyUnlinks = new EarlyUnlinks(options.limits.urbsMax);
   }
 
@@ -110,8 +116,25 @@ export class UrbPhase implements FrameHandler, SessionClient {
     );
   }
 
+  room(octets: number): Buffer | null {
+    const { device } = this.#openSession();
+    if (this.#refusal !== 'ok' || this.#endpoint === undefined) return null;
+    this.#room = device.room?.(this.#endpoint, octets) ?? null;
+    return this.#room?.octets.subarray(0, octets) ?? null;
+  }
+
   body(octets: Buffer, pooled: boolean): void {
-    this.#submit(octets, pooled);
+    // What is in a chunk has to be copied sooner or later: best to where it need not be again.
+    const lasts = pooled || this.#room !== null || this.#options.lastingMemory;
+    const room = lasts ? null : this.room(octets.length);
+    if (room !== null) octets.copy(room);
+    this.#submit(room ?? octets, pooled);
+  }
+
+  /** No more comes, in the middle of a body perhaps. */
+  close(): void {
+    this.#room?.giveBack();
+    this.#room = null;
   }
 
   gaveBack(urb: Urb): void {
@@ -121,6 +144,8 @@ export class UrbPhase implements FrameHandler, SessionClient {
       pool.give(urb.pooled);
       urb.pooled = null;
     }
+    urb.room?.giveBack();
+    urb.room = null;
     const came = urb.status === 'unlinked' && urb.actualOctets === 0;
     if (!came || urb.unlinkTag < 0) writer.submitReply(urb);
     if (urb.unlinkTag >= 0) writer.unlinkReply(urb.unlinkTag, came ? 'unlinked' : 'ok');
@@ -211,9 +236,13 @@ export class UrbPhase implements FrameHandler, SessionClient {
     if (!(built instanceof Urb)) {
       this.#refuse(built, this.#isochronous ? body : NO_OCTETS);
       if (pooled) this.#options.pool.give(body);
+      this.close();
       return;
     }
     if (pooled) built.pooled = body;
+    const inRoom = this.#room !== null;
+    built.room = this.#room;
+    this.#room = null;
     if (this.#options.stallProtocol) {
       built.clearStall = (this.#header.transferFlags & CLEAR_STALL_FLAG) !== 0;
     }
@@ -221,7 +250,7 @@ export class UrbPhase implements FrameHandler, SessionClient {
     this.#openSession().submit(built);
     // The memory of a chunk is used again for the next one; what waits needs its own.
     if (this.#options.lastingMemory) return;
-    if (built.outstanding && !pooled) built.dataOut = Buffer.from(built.dataOut);
+    if (built.outstanding && !pooled && !inRoom) built.dataOut = Buffer.from(built.dataOut);
   }
 
   /** `body` ends with the packet descriptors of an isochronous URB, or is empty. */

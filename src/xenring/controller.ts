@@ -115,7 +115,11 @@ export class Controller {
     const controller = this;
     return {
       session: null,
-      gaveBack: (urb) => controller.#gaveBack(urb),
+      borrows: true,
+      gaveBack(urb): void {
+        controller.#gaveBack(urb);
+        urb.loan?.giveBack(); // the guest has its copy
+      },
       deviceRemoved: onRemoved,
       reportMark(): number {
         if (this.session !== null) {

@@ -308,4 +308,27 @@ describe('ReplyWriter', () => {
       assert(written(writer).equals(Buffer.concat(expected)));
     });
   });
+
+  describe('payloads that are lent', () => {
+    const lent = (id: number, octets: number, log: number[]): Urb => {
+      const urb = endedRead(id, payload(octets));
+      urb.loan = { giveBack: () => log.push(id) };
+      return urb;
+    };
+
+    it('a short one is given back at once, a long one by whoever sends it', () => {
+      const writer = new ReplyWriter();
+      const back: number[] = [];
+      writer.submitReply(lent(1, 4096, back));
+      writer.submitReply(lent(2, 4097, back));
+      writer.submitReply(lent(3, 65536, back));
+      assert.deepEqual(back, [1]);
+      assert.equal(written(writer).length, 3 * 48 + 4096 + 4097 + 65536);
+      const loans = writer.takeLoans();
+      assert.deepEqual(back, [1]);
+      for (const loan of loans) loan.giveBack();
+      assert.deepEqual(back, [1, 2, 3]);
+      assert.deepEqual(writer.takeLoans(), []);
+    });
+  });
 });

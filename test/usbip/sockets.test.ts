@@ -1,7 +1,7 @@
 import { strict as assert } from 'node:assert';
 import { once } from 'node:events';
 import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net';
-import { ackedOctets, readInto, setUserTimeout } from '../../src/usbip/sockets.ts';
+import { ackedOctets, readInto, setUserTimeout, writeGathered } from '../../src/usbip/sockets.ts';
 
 /** A socket as it would look if Node.js kept its handle elsewhere: `readInto` must do without. */
 function withoutHandle(socket: Socket): Socket {
@@ -226,5 +226,53 @@ describe('readInto', () => {
     socket.destroy();
     assert.equal(ackedOctets(socket), undefined, 'of a closed socket nothing can be told');
     setUserTimeout(socket, 1000);
+  });
+});
+
+describe('writeGathered', () => {
+  /** More than the system takes while the client does not read. */
+  const LARGE_OCTETS = 64 << 20;
+
+  async function pair(): Promise<{ server: Server; client: Socket; socket: Socket }> {
+    const server = createServer().listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    const client = connect(portOf(server));
+    client.on('error', () => {});
+    const [socket] = (await once(server, 'connection')) as [Socket];
+    socket.on('error', () => {});
+    return { server, client, socket };
+  }
+
+  it('gives loans back when all is on its way', async () => {
+    const { server, client, socket } = await pair();
+    client.pause();
+    let back = 0;
+    writeGathered(
+      socket,
+      [Buffer.alloc(LARGE_OCTETS), Buffer.alloc(1)],
+      [{ giveBack: () => back++ }, { giveBack: () => back++ }],
+    );
+    await new Promise((resolve) => setImmediate(resolve));
+    assert.equal(back, 0);
+    client.resume();
+    await once(socket, 'drain');
+    assert.equal(back, 2);
+    client.destroy();
+    server.close();
+  });
+
+  it('gives loans back when the socket ends first, or has ended', async () => {
+    const { server, client, socket } = await pair();
+    client.pause();
+    let back = 0;
+    const loans = [{ giveBack: () => back++ }];
+    writeGathered(socket, [Buffer.alloc(LARGE_OCTETS)], loans);
+    writeGathered(socket, [Buffer.alloc(1), Buffer.alloc(1)], loans);
+    socket.destroy();
+    await closed(socket);
+    await new Promise((resolve) => setImmediate(resolve));
+    assert.equal(back, 2);
+    client.destroy();
+    server.close();
   });
 });

@@ -133,3 +133,13 @@ const STATUS_BY_ERRNO = new Map<number, UrbStatus>([
 export function statusOf(errno: number): UrbStatus {
   return STATUS_BY_ERRNO.get(Math.abs(errno)) ?? 'protocol-error';
 }
+
+/** Why the kernel would not take an URB. */
+export function submitStatus(errno: number): UrbStatus {
+  return errno === ERRNO.ENOENT ? 'shutdown' : statusOf(errno);
+}
+
+/** Why the kernel would not take a control request: what it does not know, the device would stall. */
+export function refusalOf(errno: number): UrbStatus {
+  return errno === ERRNO.ENOENT || errno === ERRNO.EINVAL ? 'stall' : statusOf(errno);
+}

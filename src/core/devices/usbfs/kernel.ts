@@ -26,8 +26,11 @@ export interface UsbfsFile {
   /** Memory of this process. */
   mapPlain(octets: number): Memory | null;
   unmap(memory: Memory): void;
-  /** Calls back whenever there may be something to reap, or the device has gone. */
-  watch(ready: () => void): void;
+  /**
+   * Calls back whenever there may be something to reap. `last`: it may be the last time, because the
+   * device has gone or the file fails.
+   */
+  watch(ready: (last: boolean) => void): void;
   /** Calls back no more. */
   unwatch(): void;
   close(): void;
@@ -105,8 +108,11 @@ class KernelFile implements UsbfsFile {
     munmap?.(address, octets.length);
   }
 
-  watch(ready: () => void): void {
-    this.#poll = koffi.node.poll(this.#fd, { writable: true }, ready);
+  watch(ready: (last: boolean) => void): void {
+    // The file of a device that has gone says POLLERR, and uv_poll stops at that. koffi gives the
+    // status of uv_poll first, which its declarations do not have.
+    const onPoll = (...[status]: unknown[]) => ready(status !== 0);
+    this.#poll = koffi.node.poll(this.#fd, { writable: true }, onPoll);
   }
 
   unwatch(): void {

@@ -7,8 +7,14 @@
  *
  * Blocks have sizes of powers of two. Both kinds have a bound; what lies free is unmapped when
  * another size needs the room.
+ *
+ * A block with data from the device may be lent to a transport until it has sent that, and one for data
+ * to the device from its first octet on, which spares a copy each. A client that does not read, or
+ * stops in the middle, could keep it for long; so there is a bound to what is lent, and beyond it data
+ * is copied.
  */
 import { assert } from '../../assert.ts';
+import type { Room } from '../../urb.ts';
 import type { Memory, UsbfsFile } from './kernel.ts';
 
 const BLOCK_OCTETS_MIN = 4096;
@@ -17,9 +23,25 @@ export const BLOCK_OCTETS_MAX = 1 << 20;
 /** Of one device: half of what usbfs has by default. */
 export const SHARED_OCTETS_MAX = 8 << 20;
 const PLAIN_OCTETS_MAX = 8 << 20;
+/** Of one device, on loan. */
+export const LENT_OCTETS_MAX = 4 << 20;
 
-export interface Block extends Memory {
+export class Block implements Memory, Room {
+  readonly address: number;
+  readonly octets: Buffer;
   readonly shared: boolean;
+  readonly #owner: TransferMemory;
+
+  constructor({ address, octets }: Memory, shared: boolean, owner: TransferMemory) {
+    this.address = address;
+    this.octets = octets;
+    this.shared = shared;
+    this.#owner = owner;
+  }
+
+  giveBack(): void {
+    this.#owner.takeBack(this);
+  }
 }
 
 /** Blocks of one kind. */
@@ -27,12 +49,14 @@ class Arena {
   readonly #shared: boolean;
   readonly #octetsMax: number;
   readonly #file: UsbfsFile;
+  readonly #owner: TransferMemory;
   /** By size: index n holds blocks of `BLOCK_OCTETS_MIN << n` octets. */
   readonly #free: Block[][] = [];
   #octets = 0;
 
-  constructor(file: UsbfsFile, shared: boolean, octetsMax: number) {
+  constructor(file: UsbfsFile, owner: TransferMemory, shared: boolean, octetsMax: number) {
     this.#file = file;
+    this.#owner = owner;
     this.#shared = shared;
     this.#octetsMax = octetsMax;
   }
@@ -47,7 +71,7 @@ class Arena {
     const memory = this.#shared ? this.#file.mapShared(size) : this.#file.mapPlain(size);
     if (memory === null) return null;
     this.#octets += size;
-    return { ...memory, shared: this.#shared };
+    return new Block(memory, this.#shared, this.#owner);
   }
 
   #larger(index: number): Block | null {
@@ -85,10 +109,13 @@ class Arena {
 export class TransferMemory {
   readonly #shared: Arena;
   readonly #plain: Arena;
+  readonly #lent = new Set<Block>();
+  #lentOctets = 0;
+  #disposed = false;
 
   constructor(file: UsbfsFile) {
-    this.#shared = new Arena(file, true, SHARED_OCTETS_MAX);
-    this.#plain = new Arena(file, false, PLAIN_OCTETS_MAX);
+    this.#shared = new Arena(file, this, true, SHARED_OCTETS_MAX);
+    this.#plain = new Arena(file, this, false, PLAIN_OCTETS_MAX);
   }
 
   /** A block of at least so many octets, or null. */
@@ -97,9 +124,10 @@ export class TransferMemory {
     return this.#shared.take(octets) ?? this.#plain.take(octets);
   }
 
-  /** As `take`, but a smaller block rather than none. */
+  /** As `take`, but of any number of octets, and a smaller block rather than none. */
   takeUpTo(octets: number): Block | null {
-    for (let size = octets; size > BLOCK_OCTETS_MIN; size = Math.ceil(size / 4)) {
+    const most = Math.min(octets, BLOCK_OCTETS_MAX);
+    for (let size = most; size > BLOCK_OCTETS_MIN; size = Math.ceil(size / 4)) {
       const block = this.#shared.take(size);
       if (block !== null) return block;
     }
@@ -111,8 +139,38 @@ export class TransferMemory {
     (block.shared ? this.#shared : this.#plain).give(block);
   }
 
-  /** All blocks have been given back. */
+  /** Leaves a block to whoever takes the data in it, until he gives it back; false if it is too much. */
+  lend(block: Block): boolean {
+    const octets = this.#lentOctets + block.octets.length;
+    if (octets > LENT_OCTETS_MAX) return false;
+    this.#lentOctets = octets;
+    this.#lent.add(block);
+    return true;
+  }
+
+  /** A block that the controller reaches, lent for data that is yet to come; null if there is none. */
+  lendRoom(octets: number): Block | null {
+    if (octets > BLOCK_OCTETS_MAX || this.#disposed) return null;
+    const block = this.#shared.take(octets);
+    if (block === null || this.lend(block)) return block;
+    this.give(block);
+    return null;
+  }
+
+  takeBack(block: Block): void {
+    assert(this.#lent.delete(block), 'Cannot take back memory: it is not lent');
+    this.#lentOctets -= block.octets.length;
+    this.give(block);
+    if (this.#disposed) this.#trim();
+  }
+
+  /** All blocks have been given back, but for those on loan, which go when they come. */
   dispose(): void {
+    this.#disposed = true;
+    this.#trim();
+  }
+
+  #trim(): void {
     this.#shared.trim();
     this.#plain.trim();
   }

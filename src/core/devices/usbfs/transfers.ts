@@ -1,21 +1,21 @@
 /**
  * The transfers of one device: from URBs to what usbfs is asked, and back.
  *
- * One ioctl submits an URB, and each time the kernel says that something has ended, as many reap as
- * there are. Data for the device is copied once, into memory that the host controller reaches; data
- * from it once, out of there, because that memory is used again before a transport has sent it.
+ * One ioctl submits an URB; when something has ended, as many reap as there are. Data lies in memory
+ * that the host controller reaches, which is lent to the transport: to put data there (`room`), or to
+ * send it from there. What is not lent is copied.
  *
  * URBs too large for one piece of memory go in several, one after the other: a short packet or an
  * error ends them as it would have ended the whole.
  */
 import { assert } from '../../assert.ts';
 import type { EndpointInfo } from '../../device.ts';
-import type { Urb, UrbStatus } from '../../urb.ts';
-import { ERRNO, FLAG, IOCTL, statusOf } from './abi.ts';
+import { type Room, type Urb, type UrbStatus, writeSetup } from '../../urb.ts';
+import { ERRNO, FLAG, IOCTL, refusalOf, statusOf, submitStatus } from './abi.ts';
 import { placeOf } from './configuration.ts';
 import { failPart, type Part, partsOf, readPackets, writePackets } from './isochronous.ts';
 import type { Memory, UsbfsFile } from './kernel.ts';
-import { BLOCK_OCTETS_MAX, TransferMemory } from './transfer-memory.ts';
+import { Block, TransferMemory } from './transfer-memory.ts';
 import { type EndpointRun, type UrbSlot, UrbTable } from './urb-table.ts';
 
 const SETUP_OCTETS = 8;
@@ -26,14 +26,21 @@ const NO_OCTETS = Buffer.alloc(0);
 export class Transfers {
   readonly #file: UsbfsFile;
   readonly #completed: (urb: Urb) => void;
+  readonly #mayLend: () => boolean;
   readonly #memory: TransferMemory;
   readonly #table: UrbTable;
   readonly #runs: (EndpointRun | undefined)[] = new Array(32).fill(undefined);
 
-  /** `table`: memory for the structures, of `TABLE_OCTETS`. */
-  constructor(file: UsbfsFile, table: Memory, completed: (urb: Urb) => void) {
+  /** `table`: memory for the structures, of `TABLE_OCTETS`. `mayLend`: see `DeviceHost.borrows`. */
+  constructor(
+    file: UsbfsFile,
+    table: Memory,
+    completed: (urb: Urb) => void,
+    mayLend: () => boolean,
+  ) {
     this.#file = file;
     this.#completed = completed;
+    this.#mayLend = mayLend;
     this.#memory = new TransferMemory(file);
     this.#table = new UrbTable(table);
   }
@@ -41,6 +48,11 @@ export class Transfers {
   /** A URB of this endpoint goes in pieces: nothing may be submitted behind it. */
   isInPieces(endpoint: EndpointInfo): boolean {
     return this.#runs[placeOf(endpoint.address)]?.inPieces === true;
+  }
+
+  /** Memory for data that is yet to come; null if it is to be copied. */
+  room(octets: number): Room | null {
+    return this.#memory.lendRoom(octets);
   }
 
   submit(urb: Urb): void {
@@ -57,13 +69,18 @@ export class Transfers {
     }
   }
 
-  /** Takes what has ended. @returns false when the device has gone and nothing is left. */
-  reap(): boolean {
-    for (let count = 0; count < REAPS_MAX; count++) {
+  /**
+   * Takes what has ended, and asks no more when all is back; but a device that has gone says so only
+   * then (`last`).
+   * @returns false when the device has gone and nothing is left.
+   */
+  reap(last: boolean): boolean {
+    for (let count = 0; last || count < REAPS_MAX; count++) {
       const answer = this.#file.ioctl(IOCTL.reapUrbNoDelay, this.#table.reapAddress);
       if (answer >= 0) this.#reaped(this.#table.reaped);
       else if (answer === -ERRNO.ENODEV) return false;
       else if (answer !== -ERRNO.EINTR) return true;
+      if (!last && this.#table.busyCount === 0) return true;
     }
     return true;
   }
@@ -87,14 +104,10 @@ export class Transfers {
   #submitControl(urb: Urb): void {
     const { setup } = urb;
     assert(setup !== null);
-    const slot = this.#begin(urb, SETUP_OCTETS + setup.length);
+    const slot = this.#begin(urb, this.#memory.take(SETUP_OCTETS + setup.length));
     if (slot === null) return;
     const octets = slot.block?.octets ?? NO_OCTETS;
-    octets.writeUInt8(setup.requestType, 0);
-    octets.writeUInt8(setup.request, 1);
-    octets.writeUInt16LE(setup.value, 2);
-    octets.writeUInt16LE(setup.index, 4);
-    octets.writeUInt16LE(setup.length, 6);
+    writeSetup(octets, setup);
     urb.dataOut.copy(octets, SETUP_OCTETS);
     slot.pieceOctets = urb.octets;
     const flags = urb.shortNotOk ? FLAG.shortNotOk : 0;
@@ -104,7 +117,8 @@ export class Transfers {
   }
 
   #submitData(urb: Urb): void {
-    const slot = this.#begin(urb, urb.octets);
+    const lent = urb.room instanceof Block ? urb.room : null;
+    const slot = this.#begin(urb, lent ?? this.#memory.takeUpTo(urb.octets));
     if (slot === null) return;
     const run = this.#runOf(urb.endpoint);
     slot.run = run;
@@ -124,7 +138,8 @@ export class Transfers {
     const room = block.octets.length - (block.octets.length % packet);
     const last = left <= block.octets.length;
     const octets = last ? left : room;
-    if (!urb.in) urb.dataOut.copy(block.octets, 0, slot.done, slot.done + octets);
+    const isThere = urb.in || block === urb.room;
+    if (!isThere) urb.dataOut.copy(block.octets, 0, slot.done, slot.done + octets);
     slot.pieceOctets = octets;
     let flags = urb.shortNotOk ? FLAG.shortNotOk : 0;
     if (urb.zeroPacket && last) flags |= FLAG.zeroPacket;
@@ -179,15 +194,11 @@ export class Transfers {
     return answer;
   }
 
-  /** A slot and memory for a URB, or completes it. */
-  #begin(urb: Urb, octets: number): UrbSlot | null {
-    const block =
-      urb.setup === null
-        ? this.#memory.takeUpTo(Math.min(octets, BLOCK_OCTETS_MAX))
-        : this.#memory.take(octets);
+  /** A slot for a URB with this memory, or completes it. */
+  #begin(urb: Urb, block: Block | null): UrbSlot | null {
     const slot = block && this.#table.take();
     if (slot === null) {
-      if (block !== null) this.#memory.give(block);
+      this.#release(block, urb);
       this.#complete(urb, 'no-memory', 0, NO_OCTETS);
       return null;
     }
@@ -259,8 +270,11 @@ export class Transfers {
       if (whole !== null) data = whole.subarray(0, done + actual);
       else {
         const from = urb.setup === null ? 0 : SETUP_OCTETS;
-        data = Buffer.allocUnsafe(actual);
-        block.octets.copy(data, 0, from, from + actual);
+        data = block.octets.subarray(from, from + actual);
+        if (this.#mayLend() && this.#memory.lend(block)) {
+          urb.loan = block;
+          slot.block = null;
+        } else data = Buffer.from(data);
       }
     }
     if (run !== null && run.flying === 0) run.inPieces = false;
@@ -269,8 +283,12 @@ export class Transfers {
   }
 
   #giveUp(slot: UrbSlot): void {
-    if (slot.block !== null) this.#memory.give(slot.block);
+    this.#release(slot.block, slot.urb);
     this.#table.give(slot);
+  }
+
+  #release(block: Block | null, urb: Urb | null): void {
+    if (block !== null && block !== urb?.room) this.#memory.give(block);
   }
 
   #complete(urb: Urb, status: UrbStatus, actualOctets: number, dataIn: Uint8Array): void {
@@ -279,14 +297,4 @@ export class Transfers {
     urb.dataIn = dataIn;
     this.#completed(urb);
   }
-}
-
-/** Why the kernel would not take an URB. */
-function submitStatus(errno: number): UrbStatus {
-  return errno === ERRNO.ENOENT ? 'shutdown' : statusOf(errno);
-}
-
-/** Why the kernel would not take a control request: what it does not know, the device would stall. */
-export function refusalOf(errno: number): UrbStatus {
-  return errno === ERRNO.ENOENT || errno === ERRNO.EINVAL ? 'stall' : statusOf(errno);
 }

@@ -110,6 +110,10 @@ export class UrbTable {
     return this.#slots.filter((slot) => slot.urb === urb);
   }
 
+  get busyCount(): number {
+    return this.#slots.length - this.#free.length;
+  }
+
   get busy(): UrbSlot[] {
     return this.#slots.filter((slot) => slot.urb !== null);
   }

@@ -21,11 +21,12 @@ import { assert } from '../../assert.ts';
 import { controlEffect } from '../../control-effect.ts';
 import { REQUEST } from '../../descriptors.ts';
 import type { DeviceHost, DeviceInfo, EndpointInfo, Speed, UsbDevice } from '../../device.ts';
-import type { Urb, UrbStatus } from '../../urb.ts';
+import type { Room, Urb, UrbStatus } from '../../urb.ts';
+import { refusalOf } from './abi.ts';
 import { ActiveConfiguration } from './configuration.ts';
 import { ARGUMENT_OCTETS, Interfaces } from './interfaces.ts';
 import type { Memory, UsbfsFile } from './kernel.ts';
-import { refusalOf, Transfers } from './transfers.ts';
+import { Transfers } from './transfers.ts';
 import { TABLE_OCTETS } from './urb-table.ts';
 
 export interface UsbfsDeviceOptions {
@@ -101,7 +102,12 @@ export class UsbfsDevice implements UsbDevice {
     const memory = file.mapPlain(TABLE_OCTETS + ARGUMENT_OCTETS);
     if (memory === null) throw new RangeError('Cannot map memory for URBs: there is none');
     this.#table = memory;
-    this.#transfers = new Transfers(file, memory, (urb) => this.#host?.completed(urb));
+    this.#transfers = new Transfers(
+      file,
+      memory,
+      (urb) => this.#host?.completed(urb),
+      () => this.#host?.borrows ?? false,
+    );
     this.#interfaces = new Interfaces(file, this.#configuration, {
       address: memory.address + TABLE_OCTETS,
       octets: memory.octets.subarray(TABLE_OCTETS),
@@ -120,6 +126,10 @@ export class UsbfsDevice implements UsbDevice {
     assert(this.#host === null, 'Cannot open device: it is open');
     if (this.#gone) throw new Error('Cannot open device: it was unplugged');
     this.#host = host;
+  }
+
+  room({ type }: EndpointInfo, octets: number): Room | null {
+    return type === 'bulk' || type === 'interrupt' ? this.#transfers.room(octets) : null;
   }
 
   mustNotBeOvertaken(urb: Urb): boolean {
@@ -195,7 +205,7 @@ export class UsbfsDevice implements UsbDevice {
   }
 
   #watch(): void {
-    this.#file.watch(() => this.#reap());
+    this.#file.watch((last) => this.#reap(last));
   }
 
   #answer(urb: Urb, status: UrbStatus): void {
@@ -205,8 +215,8 @@ export class UsbfsDevice implements UsbDevice {
     this.#host?.completed(urb);
   }
 
-  #reap(): void {
-    if (this.#gone || this.#disposed || this.#transfers.reap()) return;
+  #reap(last: boolean): void {
+    if (this.#gone || this.#disposed || this.#transfers.reap(last)) return;
     this.#gone = true;
     this.#transfers.abandon();
     this.#host?.removed();

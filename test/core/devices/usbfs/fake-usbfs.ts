@@ -68,6 +68,8 @@ export class FakeUsbfs implements UsbfsFile {
   readonly answers = new Map<string, number>();
   /** -errno of the next submission. */
   refuseNext = 0;
+  /** How often it was asked for something to reap. */
+  reapCount = 0;
   closed = false;
   /** What slow calls wait for; the device is locked meanwhile. */
   gate: Promise<void> = Promise.resolve();
@@ -76,7 +78,7 @@ export class FakeUsbfs implements UsbfsFile {
   #nextAddress = 0x7f00_1000_0000;
   readonly #completed: Pending[] = [];
   readonly #disabled = new Set<number>();
-  #ready: () => void = () => {};
+  #ready: (last: boolean) => void = () => {};
 
   ioctl(request: number, argument: number): number {
     assert(!this.closed, 'ioctl after close');
@@ -128,7 +130,7 @@ export class FakeUsbfs implements UsbfsFile {
     assert(this.memories.delete(address), 'unmapped what is not mapped');
   }
 
-  watch(ready: () => void): void {
+  watch(ready: (last: boolean) => void): void {
     this.#ready = ready;
   }
 
@@ -148,7 +150,7 @@ export class FakeUsbfs implements UsbfsFile {
   }
 
   wake(): void {
-    this.#ready();
+    this.#ready(this.#gone);
   }
 
   /** Ends a URB and says so. */
@@ -248,6 +250,7 @@ export class FakeUsbfs implements UsbfsFile {
   }
 
   #reap(argument: number): number {
+    this.reapCount++;
     const one = this.#completed.shift();
     if (one === undefined) return this.#gone ? -ERRNO.ENODEV : -ERRNO.EAGAIN;
     const { memory, at } = this.#at(argument);

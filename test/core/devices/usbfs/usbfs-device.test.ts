@@ -1,9 +1,10 @@
 import { strict as assert } from 'node:assert';
 import fc from 'fast-check';
 import { ERRNO, FLAG } from '../../../../src/core/devices/usbfs/abi.ts';
+import { LENT_OCTETS_MAX } from '../../../../src/core/devices/usbfs/transfer-memory.ts';
 import { ClaimError, UsbfsDevice } from '../../../../src/core/devices/usbfs/usbfs-device.ts';
 import { DeviceSession } from '../../../../src/core/session.ts';
-import { type IsoPacket, Urb } from '../../../../src/core/urb.ts';
+import { type IsoPacket, type Loan, Urb } from '../../../../src/core/urb.ts';
 import { FakeClock } from '../../../examples/rig.ts';
 import { NotingClient } from '../../manual-device.ts';
 import { FakeUsbfs } from './fake-usbfs.ts';
@@ -139,6 +140,19 @@ describe('UsbfsDevice', () => {
       session.submit(read(device, 3, 1024));
       file.finish(file.pending[0], { data: stamped(600, 99) });
       assert.deepEqual(Buffer.from(urb.dataIn), stamped(600, 7));
+    });
+
+    it('nothing is asked for when all is back', async () => {
+      const { file, device, client, session } = await open();
+      for (let id = 1; id <= 3; id++) session.submit(read(device, id, 512));
+      file.end(file.pending[0], { data: stamped(512) });
+      file.finish(file.pending[0], { data: stamped(512) });
+      assert.equal(file.reapCount, 3, 'two, and one in vain: the third is out');
+      file.finish(file.pending[0], { data: stamped(512) });
+      assert.equal(file.reapCount, 4);
+      file.wake();
+      assert.equal(file.reapCount, 5, 'a wake-up for nothing is looked into');
+      assert.deepEqual(client.take(), ['1 ok 512', '2 ok 512', '3 ok 512']);
     });
 
     it('has several in flight, all but the first marked as continuation', async () => {
@@ -333,6 +347,69 @@ describe('UsbfsDevice', () => {
         file.finish(file.pending[0], { octets });
       }
       assert.deepEqual(client.take(), ['1 ok 40000']);
+    });
+
+    /** A device whose client takes loans and keeps them in the list returned. */
+    async function lending(): Promise<Bench & { loans: Loan[] }> {
+      const loans: Loan[] = [];
+      const bench = await open();
+      await bench.session.close();
+      const client = Object.assign(new NotingClient(), { borrows: true });
+      client.onGaveBack = ({ loan }) => {
+        if (loan !== null) loans.push(loan);
+      };
+      const session = new DeviceSession(bench.device, client, { clock: bench.clock });
+      return { ...bench, client, session, loans };
+    }
+
+    it('with data is lent, and not used until it is given back', async () => {
+      const { file, device, client, session, loans } = await lending();
+      const first = read(device, 1, 600);
+      session.submit(first);
+      session.submit(read(device, 2, 600));
+      const [one, two] = file.pending;
+      file.finish(one, { data: stamped(600, 7) });
+      file.finish(two, { errno: ERRNO.EPIPE }); // nothing moved: nothing to lend
+      assert.equal(loans.length, 1);
+      session.submit(control(device, 3, [0x80, 6, 0x100, 0, 18]));
+      assert.notEqual(file.pending[0]?.buffer, one?.buffer);
+      file.finish(file.pending[0], { data: stamped(18) });
+      assert.equal(loans.length, 2);
+      assert.deepEqual(Buffer.from(first.dataIn), stamped(600, 7));
+      for (const loan of loans) loan.giveBack();
+      assert.throws(() => loans[0]?.giveBack(), /not lent/);
+      session.submit(control(device, 4, [0x80, 6, 0x100, 0, 18]));
+      session.submit(control(device, 5, [0x80, 6, 0x100, 0, 18]));
+      assert(client.take().includes('3 ok 18'));
+      assert.equal(file.memories.size, 1 + 2, 'the table, and two blocks used again');
+    });
+
+    it('beyond a limit data is copied', async () => {
+      const { file, device, session, loans } = await lending();
+      const count = LENT_OCTETS_MAX / MIB;
+      for (let id = 1; id <= count + 1; id++) {
+        const urb = read(device, id, MIB);
+        session.submit(urb);
+        file.finish(file.pending[0], { data: stamped(700, id) });
+        assert.equal(urb.loan === null, id > count);
+        assert.deepEqual(Buffer.from(urb.dataIn), stamped(700, id));
+      }
+      loans.pop()?.giveBack();
+      const urb = read(device, 99, MIB);
+      session.submit(urb);
+      file.finish(file.pending[0], { data: stamped(700) });
+      assert.notEqual(urb.loan, null);
+    });
+
+    it('on loan is unmapped when it comes back after the device has been let go', async () => {
+      const { file, device, session, loans } = await lending();
+      for (let id = 1; id <= 2; id++) session.submit(read(device, id, 600));
+      for (const one of [...file.pending]) file.finish(one, { data: stamped(600) });
+      await session.close();
+      await device.dispose();
+      assert.equal(file.memories.size, 2);
+      for (const loan of loans) loan.giveBack();
+      assert.equal(file.memories.size, 0);
     });
 
     it('none at all: no-memory, and the next may succeed', async () => {
@@ -582,6 +659,26 @@ describe('UsbfsDevice', () => {
       const { file, client, gone } = await open();
       file.unplug();
       assert.deepEqual(client.take(), ['removed']);
+      assert.equal(gone.count, 1);
+    });
+
+    it('hundreds at a time, more than a wake-up takes else, are all missed', async () => {
+      const { file, device, client, session, gone } = await open();
+      session.submit(control(device, 100, [0x01, 11, 1, 1, 0]));
+      await settle();
+      const packets = () =>
+        Array.from({ length: 1280 }, (_, at) => ({
+          offset: at,
+          octets: 1,
+          actualOctets: 0,
+          status: 'ok' as const,
+        }));
+      for (let id = 1; id <= 32; id++) {
+        session.submit(Urb.isochronous(id, endpointOf(device, 0x83), 1280, packets()));
+      }
+      assert.equal(file.pending.length, 320);
+      file.unplug(); // says so once
+      assert.equal(client.take().length, 1 + 32 + 1);
       assert.equal(gone.count, 1);
     });
 
