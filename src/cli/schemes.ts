@@ -6,8 +6,9 @@
  */
 import { systemClock } from '../core/clock.ts';
 import type { UsbDevice } from '../core/device.ts';
-import { parseSelector } from '../core/devices/usbfs/selector.ts';
-import { HostDeviceSource } from '../core/devices/usbfs/source.ts';
+import { parseSelector } from '../core/devices/host/selector.ts';
+import { HostDeviceSource } from '../core/devices/host/source.ts';
+import { usbfsBackend } from '../core/devices/usbfs/open.ts';
 import type { OptionSpec, VirtualKind } from '../core/devices/virtual/kind.ts';
 import { VIRTUAL_KINDS } from '../core/devices/virtual/kinds.ts';
 import { VirtualDevice } from '../core/devices/virtual/virtual-device.ts';
@@ -98,7 +99,7 @@ const USB_OPTIONS: Readonly<Record<string, OptionSpec>> = {
 
 async function openUsb(spec: ExportSpec, context: OpenContext): Promise<Source> {
   const options = readOptions(spec, USB_OPTIONS, context.folder);
-  const source = new HostDeviceSource({
+  const source = new HostDeviceSource(usbfsBackend, {
     selector: parseSelector(spec.target),
     spec: spec.text,
     wait: options.wait === true,

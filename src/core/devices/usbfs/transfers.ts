@@ -11,8 +11,8 @@
 import { assert } from '../../assert.ts';
 import type { EndpointInfo } from '../../device.ts';
 import type { Urb, UrbStatus } from '../../urb.ts';
+import { placeOf } from '../host/configuration.ts';
 import { ERRNO, FLAG, IOCTL, statusOf } from './abi.ts';
-import { placeOf } from './configuration.ts';
 import { failPart, type Part, partsOf, readPackets, writePackets } from './isochronous.ts';
 import type { Memory, UsbfsFile } from './kernel.ts';
 import { BLOCK_OCTETS_MAX, TransferMemory } from './transfer-memory.ts';

@@ -22,7 +22,7 @@ import { controlEffect } from '../../control-effect.ts';
 import { REQUEST } from '../../descriptors.ts';
 import type { DeviceHost, DeviceInfo, EndpointInfo, Speed, UsbDevice } from '../../device.ts';
 import type { Urb, UrbStatus } from '../../urb.ts';
-import { ActiveConfiguration } from './configuration.ts';
+import { ActiveConfiguration } from '../host/configuration.ts';
 import { ARGUMENT_OCTETS, Interfaces } from './interfaces.ts';
 import type { Memory, UsbfsFile } from './kernel.ts';
 import { refusalOf, Transfers } from './transfers.ts';

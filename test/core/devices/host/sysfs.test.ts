@@ -2,13 +2,13 @@ import { strict as assert } from 'node:assert';
 import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
-import { usesOf } from '../../../../src/core/devices/usbfs/in-use.ts';
+import { usesOf } from '../../../../src/core/devices/host/in-use.ts';
 import {
   hasDriver,
   listPluggedDevices,
   nodePathOf,
   readHostDevice,
-} from '../../../../src/core/devices/usbfs/sysfs.ts';
+} from '../../../../src/core/devices/host/sysfs.ts';
 
 const KEYBOARD = '10000 7 ff9f207ac14057ff febeffdfffefffff fffffffffffffffe';
 const BUTTON = '10000000000000 0';

@@ -1,21 +1,15 @@
 /**
  * The devices that one SPEC brings: those that match now and, if it says `wait`, those that come.
  *
- * What is plugged in is found by looking again: reading the names in one folder of sysfs twice a
- * second needs no rights, misses nothing that stays, and works where udev's socket is not to be had
- * (containers). What is unplugged says so itself.
+ * What is plugged in is found by looking again, twice a second: that needs no rights, misses nothing
+ * that stays, and works where udev's socket is not to be had (containers). What is unplugged says so
+ * itself.
  */
 import type { Clock } from '../../clock.ts';
+import type { UsbDevice } from '../../device.ts';
 import { UserError } from '../../errors.ts';
-import { NotPermitted, openHostDevice } from './open.ts';
+import { type HostBackend, type HostDevice, NotPermitted, type PluggedDevice } from './device.ts';
 import { exportBusId, matches, mayMatch, type Selector } from './selector.ts';
-import {
-  type HostDevice,
-  listPluggedDevices,
-  type PluggedDevice,
-  readHostDevice,
-} from './sysfs.ts';
-import type { UsbfsDevice } from './usbfs-device.ts';
 
 const LOOK_MILLISECONDS = 500;
 /** How often a device is tried that may not be opened yet. */
@@ -29,25 +23,27 @@ export interface SourceOptions {
   readonly force: boolean;
   readonly clock: Clock;
   /** A device came later; `busId` is the one it should have. */
-  readonly onAdded: (device: UsbfsDevice, busId: string) => Promise<void>;
+  readonly onAdded: (device: UsbDevice, busId: string) => Promise<void>;
   /** A device has gone. */
-  readonly onGone: (device: UsbfsDevice) => void;
+  readonly onGone: (device: UsbDevice) => void;
   readonly onRefused: (reason: string) => void;
 }
 
 export interface Found {
-  readonly device: UsbfsDevice;
+  readonly device: UsbDevice;
   readonly busId: string;
 }
 
-export class HostDeviceSource {
+export class HostDeviceSource<Plugged extends PluggedDevice, Host extends HostDevice> {
+  readonly #backend: HostBackend<Plugged, Host>;
   readonly #options: SourceOptions;
   /** How often each appearance of a device was tried; Infinity when that is over. */
   #tries = new Map<string, number>();
   #cancel: () => void = () => {};
   #stopped = false;
 
-  constructor(options: SourceOptions) {
+  constructor(backend: HostBackend<Plugged, Host>, options: SourceOptions) {
+    this.#backend = backend;
     this.#options = options;
   }
 
@@ -60,7 +56,7 @@ export class HostDeviceSource {
     const { wait, spec } = this.#options;
     const { found, refusals } = await this.#look();
     if (found.length === 0 && !wait) {
-      const present = listPluggedDevices().filter(({ isHub }) => !isHub);
+      const present = (await this.#backend.list()).filter(({ isHub }) => !isHub);
       const names = present.map((one) => `${one.vendorId}:${one.productId} at ${one.busId}`);
       const nothing = `no device matches, there are ${names.join(', ') || 'none'}`;
       throw refusals[0] ?? new UserError(`Cannot export ${spec}: ${nothing}`);
@@ -90,18 +86,17 @@ export class HostDeviceSource {
 
   async #look(): Promise<{ found: Found[]; refusals: Error[] }> {
     const { selector } = this.#options;
-    const present = listPluggedDevices().filter((one) => mayMatch(selector, one));
+    const present = (await this.#backend.list()).filter((one) => mayMatch(selector, one));
     const found: Found[] = [];
     const refusals: Error[] = [];
     const tries = new Map<string, number>();
     for (const one of present) {
-      // Each time that a device is plugged in it gets another number.
-      const appearance = `${one.busId}/${one.deviceNumber}`;
+      const { appearance } = one;
       const tried = this.#tries.get(appearance) ?? 0;
       tries.set(appearance, tried);
       if (tried >= TRIES_MAX || isPassedOver(selector, one)) continue;
       try {
-        const whole = await readHostDevice(one);
+        const whole = await this.#backend.read(one);
         if (matches(selector, whole)) {
           found.push({ device: await this.#open(whole), busId: exportBusId(selector, whole) });
         }
@@ -117,9 +112,10 @@ export class HostDeviceSource {
     return { found, refusals };
   }
 
-  async #open(one: HostDevice): Promise<UsbfsDevice> {
+  async #open(one: Host): Promise<UsbDevice> {
     const { force, onGone } = this.#options;
-    const device: UsbfsDevice = await openHostDevice(one, { force, onGone: () => onGone(device) });
+    const options = { force, onGone: () => onGone(device) };
+    const device: UsbDevice = await this.#backend.open(one, options);
     return device;
   }
 }
