@@ -9,7 +9,7 @@
  */
 import { readdirSync, readFileSync, realpathSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import type { Speed } from '../../device.ts';
 import type { HostDevice, PluggedDevice } from './device.ts';
 
@@ -86,10 +86,11 @@ export async function readHostDevice(plugged: SysfsDevice): Promise<SysfsHostDev
   };
 }
 
-/** Whether a driver of the kernel's, or a program, has an interface of it. */
-export function hasDriver({ folder, busId }: Pick<SysfsDevice, 'folder' | 'busId'>): boolean {
+/** Names of the drivers that have its interfaces; `usbfs` where a program has one. */
+export function driversOf(folder: string, busId: string): string[] {
   const interfaces = entriesOf(folder).filter((name) => name.startsWith(`${busId}:`));
-  return interfaces.some((name) => entriesOf(join(folder, name, 'driver')).length > 0);
+  const drivers = interfaces.map((name) => basename(resolved(join(folder, name, 'driver'))));
+  return drivers.filter((name) => name !== '');
 }
 
 /** It is at the kernel's USB/IP client. */

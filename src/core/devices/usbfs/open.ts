@@ -9,7 +9,7 @@ import {
 } from '../host/device.ts';
 import { usesOf } from '../host/in-use.ts';
 import {
-  hasDriver,
+  driversOf,
   listPluggedDevices,
   nodePathOf,
   readHostDevice,
@@ -45,7 +45,7 @@ async function openHostDevice(
   if (!options.force) refuseUsed(device, usesOf(device.folder));
   try {
     // Without a driver it may have been left in the middle of something, by a gateway that was killed.
-    const isStray = !hasDriver(device);
+    const isStray = driversOf(device.folder, device.busId).length === 0;
     return await UsbfsDevice.take(openFile(device), { ...device, isStray, onGone: options.onGone });
   } catch (error) {
     if (!(error instanceof ClaimError)) throw error;

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { usesOf } from '../../../../src/core/devices/host/in-use.ts';
 import {
-  hasDriver,
+  driversOf,
   listPluggedDevices,
   nodePathOf,
   readHostDevice,
@@ -67,13 +67,13 @@ describe('devices of this machine, by sysfs', () => {
 
   it('no folder, no devices', () => assert.deepEqual(listPluggedDevices(join(root, 'none')), []));
 
-  it('knows whether a driver has an interface', () => {
+  it('knows which drivers have an interface', () => {
     plug('1-1');
     put({ 'usb/1-1/1-1:1.0/bInterfaceNumber': '00', 'drivers/usb-storage/bind': '' });
-    const device = () => listPluggedDevices(join(root, 'usb'))[0] as never;
-    assert.equal(hasDriver(device()), false);
+    const drivers = () => driversOf(join(root, 'usb/1-1'), '1-1');
+    assert.deepEqual(drivers(), []);
     symlinkSync(join(root, 'drivers/usb-storage'), join(root, 'usb/1-1/1-1:1.0/driver'));
-    assert.equal(hasDriver(device()), true);
+    assert.deepEqual(drivers(), ['usb-storage']);
   });
 
   describe('in use', () => {

@@ -1,0 +1,317 @@
+/**
+ * A device of this machine, through the npm package `usb`: for systems without usbfs. It belongs to the
+ * gateway from `take` to `dispose`.
+ *
+ * One URB an endpoint at a time, so that nothing is behind one that fails; how those go is in
+ * `pipe.ts`. Isochronous ones end as 'invalid', for the package has none.
+ *
+ * Requests that change what the host knows of the device (configuration, settings, toggles) are said to
+ * the package, which says them to the device; they never go out twice. The package refuses most of
+ * them while a transfer is outstanding, so all endpoints pause first (for a clear-halt, the one), which
+ * takes as long as the deadlines of `pipe.ts` at most. An endpoint that stalls stays halted until the
+ * client clears it.
+ */
+import { assert } from '../../assert.ts';
+import { type ControlEffect, controlEffect } from '../../control-effect.ts';
+import { REQUEST } from '../../descriptors.ts';
+import type { DeviceHost, DeviceInfo, EndpointInfo, Speed, UsbDevice } from '../../device.ts';
+import type { Urb, UrbStatus } from '../../urb.ts';
+import { ActiveConfiguration } from '../host/configuration.ts';
+import { type Abilities, Claims, refusalOf } from './claims.ts';
+import { readConfigurationValue, readDescriptors, transferControl } from './control.ts';
+import type { PackageDevice } from './package.ts';
+import { Pipe } from './pipe.ts';
+
+export interface WebUsbDeviceOptions {
+  readonly speed: Speed;
+  readonly label: string;
+  readonly abilities: Abilities;
+  /** Nobody knows what state it is in: begin with a reset. */
+  readonly isStray: boolean;
+  /** The device has been unplugged; every URB is back. Called once. */
+  readonly onGone: () => void;
+  /** Nothing is done with the device any more. */
+  readonly onDisposed: () => void;
+}
+
+/** bmRequestType: host to device, standard, to the device. */
+const TO_DEVICE = 0;
+const NO_OCTETS = Buffer.alloc(0);
+
+export class WebUsbDevice implements UsbDevice {
+  readonly queueModel = 'serial';
+  readonly #device: PackageDevice;
+  readonly #options: WebUsbDeviceOptions;
+  readonly #configuration: ActiveConfiguration;
+  readonly #claims: Claims;
+  readonly #pipes = new Map<number, Pipe>();
+  /** URBs that are not completed. */
+  readonly #urbs = new Set<Urb>();
+  /** Of those, control URBs that the session wants back. */
+  readonly #unwanted = new Set<Urb>();
+  #host: DeviceHost | null = null;
+  /** What uses endpoint 0 or the claims, one at a time. */
+  #turn: Promise<void> = Promise.resolve();
+  /** How often all pipes are paused. */
+  #pauses = 0;
+  #gone = false;
+  #disposed = false;
+
+  /**
+   * Takes an open device from the system's drivers. It is closed if that fails.
+   *
+   * @throws {Error} the package's.
+   */
+  static async take(device: PackageDevice, options: WebUsbDeviceOptions): Promise<WebUsbDevice> {
+    const { abilities, speed, label, isStray } = options;
+    const claimed: number[] = [];
+    let claims: Claims | undefined;
+    try {
+      if (!abilities.configures) {
+        await device.claimInterface(0); // WinUSB has no control requests without an interface
+        claimed.push(0);
+      }
+      const descriptors = await readDescriptors(device);
+      const value = await readConfigurationValue(device);
+      const configuration = new ActiveConfiguration(descriptors, speed, value, label);
+      claims = new Claims(device, configuration, abilities, claimed);
+      await claims.claim();
+      if (isStray) await claims.reset();
+      return new WebUsbDevice(device, configuration, claims, options);
+    } catch (error) {
+      await claims?.giveBack();
+      await device.close().catch(() => {});
+      throw error;
+    }
+  }
+
+  private constructor(
+    device: PackageDevice,
+    configuration: ActiveConfiguration,
+    claims: Claims,
+    options: WebUsbDeviceOptions,
+  ) {
+    this.#device = device;
+    this.#configuration = configuration;
+    this.#claims = claims;
+    this.#options = options;
+  }
+
+  get info(): DeviceInfo {
+    return this.#configuration.info;
+  }
+
+  endpoint(address: number): EndpointInfo | undefined {
+    return this.#configuration.endpoint(address);
+  }
+
+  open(host: DeviceHost): void {
+    assert(this.#host === null, 'Cannot open device: it is open');
+    if (this.#gone) throw new Error('Cannot open device: it was unplugged');
+    this.#host = host;
+  }
+
+  submit(urb: Urb): void {
+    this.#urbs.add(urb);
+    if (this.#gone) this.#answer(urb, 'shutdown');
+    else if (urb.setup !== null) this.#inTurn(() => this.#control(urb));
+    else if (urb.packets !== null) this.#refuseIsochronous(urb);
+    else this.#pipeOf(urb.endpoint).submit(urb);
+  }
+
+  unlink(urb: Urb): void {
+    if (urb.setup !== null) this.#unwanted.add(urb);
+    else this.#pipes.get(urb.endpoint.address)?.unlink(urb);
+  }
+
+  reset(): void {
+    // What is submitted from here on is for the device after the reset.
+    const resume = this.#pauseAll();
+    const before = new Set(this.#urbs);
+    this.#inTurn(() => this.#whilePaused(() => this.#claims.reset(), 'all', before)).then(resume);
+  }
+
+  /** As the kernel's own server does: the next client finds a device after a reset. */
+  async close(): Promise<void> {
+    this.#host = null;
+    if (this.#gone) return;
+    await this.#inTurn(() => this.#whilePaused(() => this.#claims.reset(), 'all'));
+  }
+
+  async dispose(): Promise<void> {
+    if (this.#disposed) return;
+    this.#disposed = true;
+    this.#options.onDisposed();
+    await this.#inTurn(() =>
+      this.#whilePaused(async () => {
+        await this.#claims.giveBack();
+        await this.#device.close();
+      }),
+    );
+  }
+
+  /** The device is not there any more. */
+  unplugged(): void {
+    if (this.#gone || this.#disposed) return;
+    this.#gone = true;
+    for (const pipe of this.#pipes.values()) pipe.abandon('shutdown');
+    for (const urb of [...this.#urbs]) this.#answer(urb, 'shutdown');
+    this.#host?.removed();
+    this.#options.onGone();
+  }
+
+  /** What fails here shows again in the transfers that come after it. */
+  #inTurn(work: () => Promise<void>): Promise<void> {
+    this.#turn = this.#turn.then(work).catch(() => {});
+    return this.#turn;
+  }
+
+  async #control(urb: Urb): Promise<void> {
+    const { setup } = urb;
+    assert(setup !== null);
+    if (this.#gone) return; // it was answered then
+    if (this.#unwanted.has(urb)) {
+      this.#answer(urb, 'unlinked');
+      return;
+    }
+    if (setup.requestType === TO_DEVICE && setup.request === REQUEST.setAddress) {
+      this.#answer(urb, 'stall'); // the address is the host's to give
+      return;
+    }
+    const effect = controlEffect(setup);
+    if (effect.type !== 'none' && this.#isHosts(effect)) {
+      this.#answer(urb, await this.#apply(effect));
+      return;
+    }
+    const { ending, actualOctets, dataIn } = await transferControl(
+      this.#device,
+      setup,
+      urb.dataOut,
+    );
+    const isShort = ending === 'ok' && urb.shortNotOk && actualOctets < urb.octets;
+    const atDeadline = this.#unwanted.has(urb) ? 'unlinked' : 'timeout';
+    const status = ending === 'cancelled' ? atDeadline : isShort ? 'short' : ending;
+    this.#answer(urb, status, dataIn, actualOctets);
+  }
+
+  /** An endpoint that the package cannot clear is left to the device: its own, or none at all. */
+  #isHosts(effect: ControlEffect): boolean {
+    if (effect.type !== 'clear-halt') return true;
+    const type = this.#configuration.endpoint(effect.address)?.type;
+    return type === 'bulk' || type === 'interrupt';
+  }
+
+  async #apply(effect: Exclude<ControlEffect, { type: 'none' }>): Promise<UrbStatus> {
+    try {
+      switch (effect.type) {
+        case 'clear-halt':
+          await this.#clearHalt(effect.address);
+          break;
+        case 'set-interface':
+          await this.#whilePaused(() => this.#claims.apply(effect), effect.interfaceNumber);
+          break;
+        case 'set-configuration':
+        case 'reset':
+          await this.#whilePaused(() => this.#claims.apply(effect), 'all');
+          break;
+      }
+      return 'ok';
+    } catch (error) {
+      return this.#gone ? 'shutdown' : refusalOf(error);
+    }
+  }
+
+  async #clearHalt(address: number): Promise<void> {
+    const pipe = this.#pipes.get(address);
+    pipe?.pause();
+    try {
+      await pipe?.settled();
+      await this.#claims.clearHalt(address);
+      pipe?.forget();
+    } finally {
+      pipe?.resume();
+    }
+  }
+
+  /**
+   * Does something while no transfer is outstanding. Endpoints of the interface `changed`, or of all,
+   * begin anew after it: URBs that were there before have lost their endpoint.
+   */
+  async #whilePaused(
+    work: () => Promise<void>,
+    changed?: number | 'all',
+    before: ReadonlySet<Urb> = new Set(this.#urbs),
+  ): Promise<void> {
+    const resume = this.#pauseAll();
+    try {
+      await this.#settle();
+      await work();
+      for (const pipe of this.#pipes.values()) {
+        if (changed !== 'all' && pipe.endpoint.interfaceNumber !== changed) continue;
+        pipe.forget();
+        if (pipe.urb !== null && before.has(pipe.urb)) pipe.abandon('shutdown');
+      }
+    } finally {
+      resume();
+    }
+  }
+
+  #pauseAll(): () => void {
+    this.#pauses++;
+    for (const pipe of this.#pipes.values()) pipe.pause();
+    return () => {
+      this.#pauses--;
+      for (const pipe of this.#pipes.values()) pipe.resume();
+    };
+  }
+
+  /** Waits until no transfer is outstanding; ends those that wait for the device, where it can. */
+  async #settle(): Promise<void> {
+    const aborted = new Set<number>();
+    for (;;) {
+      const busy = [...this.#pipes.values()].filter((pipe) => pipe.isBusy);
+      if (busy.length === 0) break;
+      const inWork = busy.filter((pipe) => !pipe.isInterruptible);
+      const keep = new Set(inWork.map(({ endpoint }) => endpoint.interfaceNumber));
+      const idle = busy.filter(({ endpoint }) => !keep.has(endpoint.interfaceNumber));
+      if (!this.#options.abilities.detaches || idle.length === 0 || this.#gone) {
+        await Promise.race(busy.map((pipe) => pipe.settled()));
+        continue;
+      }
+      for (const pipe of idle) pipe.expectAbort();
+      for (const number of new Set(idle.map(({ endpoint }) => endpoint.interfaceNumber))) {
+        await this.#claims.abort(number);
+        aborted.add(number);
+      }
+      await Promise.all(idle.map((pipe) => pipe.settled()));
+    }
+    if (!this.#gone) await this.#claims.renew(aborted);
+  }
+
+  #pipeOf(endpoint: EndpointInfo): Pipe {
+    const known = this.#pipes.get(endpoint.address);
+    // Another setting may have another endpoint there; what was out at the old one is back.
+    if (known?.endpoint === endpoint) return known;
+    const fresh = new Pipe(endpoint, this.#device, (urb, status, dataIn, actual) =>
+      this.#answer(urb, status, dataIn, actual),
+    );
+    for (let count = 0; count < this.#pauses; count++) fresh.pause();
+    this.#pipes.set(endpoint.address, fresh);
+    return fresh;
+  }
+
+  #refuseIsochronous(urb: Urb): void {
+    for (const packet of urb.packets ?? []) packet.status = 'missed';
+    this.#answer(urb, 'invalid');
+  }
+
+  /** Once: what the package says of a URB after the device has gone is for nobody. */
+  #answer(urb: Urb, status: UrbStatus, dataIn: Buffer = NO_OCTETS, actual = 0): void {
+    if (!this.#urbs.delete(urb)) return;
+    this.#unwanted.delete(urb);
+    urb.status = status;
+    urb.actualOctets = actual;
+    urb.dataIn = urb.in ? dataIn : NO_OCTETS;
+    this.#host?.completed(urb);
+  }
+}
