@@ -35,7 +35,11 @@ export interface OpenHostOptions {
 
 /** One way to the devices of this machine. */
 export interface HostBackend<Plugged extends PluggedDevice, Host extends HostDevice> {
-  /** Devices that are there now, root hubs left out. */
+  /**
+   * Devices that are there now, root hubs left out.
+   *
+   * @throws {UserError} if the system does not tell.
+   */
   list(): Promise<readonly Plugged[]>;
   /** Adds what may take its time to learn. */
   read(plugged: Plugged): Promise<Host>;

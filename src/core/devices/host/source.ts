@@ -39,6 +39,8 @@ export class HostDeviceSource<Plugged extends PluggedDevice, Host extends HostDe
   readonly #options: SourceOptions;
   /** How often each appearance of a device was tried; Infinity when that is over. */
   #tries = new Map<string, number>();
+  /** Why the last look failed; '' if it did not. */
+  #trouble = '';
   #cancel: () => void = () => {};
   #stopped = false;
 
@@ -74,14 +76,30 @@ export class HostDeviceSource<Plugged extends PluggedDevice, Host extends HostDe
 
   #lookLater(): void {
     this.#cancel = this.#options.clock.after(LOOK_MILLISECONDS, async () => {
-      const { found, refusals } = await this.#look();
-      for (const { message } of refusals) this.#options.onRefused(message);
-      for (const { device, busId } of found) {
-        if (this.#stopped) await device.dispose();
-        else await this.#options.onAdded(device, busId);
-      }
+      await this.#lookAgain().then(
+        () => {
+          this.#trouble = '';
+        },
+        (error: unknown) => this.#cannotLook(error),
+      );
       if (!this.#stopped) this.#lookLater();
     });
+  }
+
+  async #lookAgain(): Promise<void> {
+    const { found, refusals } = await this.#look();
+    for (const { message } of refusals) this.#options.onRefused(message);
+    for (const { device, busId } of found) {
+      if (this.#stopped) await device.dispose();
+      else await this.#options.onAdded(device, busId);
+    }
+  }
+
+  /** Says so once, and looks again: it may pass. */
+  #cannotLook(error: unknown): void {
+    const message = error instanceof Error ? error.message : String(error);
+    if (message !== this.#trouble) this.#options.onRefused(message);
+    this.#trouble = message;
   }
 
   async #look(): Promise<{ found: Found[]; refusals: Error[] }> {

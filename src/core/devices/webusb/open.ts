@@ -45,7 +45,12 @@ export class WebUsbBackend implements HostBackend<PackageListing, PackageHostDev
   }
 
   async list(): Promise<PackageListing[]> {
-    return listingsOf(await this.#usb.getDevices(), this.#platform);
+    try {
+      return listingsOf(await this.#usb.getDevices(), this.#platform);
+    } catch (error) {
+      if (NO_USB.test(textOf(error))) return [];
+      throw new UserError(`Cannot list USB devices: ${textOf(error)}`);
+    }
   }
 
   read(plugged: PackageListing): Promise<PackageHostDevice> {
@@ -90,6 +95,9 @@ export class WebUsbBackend implements HostBackend<PackageListing, PackageHostDev
     return refusal(busId, `${text}${ADVICE[this.#platform] ?? ''}`);
   }
 }
+
+/** Linux, of a machine without any USB. */
+const NO_USB = /\/sys\/bus\/usb\/devices\/ not found/;
 
 /** The package cannot take a device from a driver there. */
 const ADVICE: Partial<Record<NodeJS.Platform, string>> = {

@@ -32,7 +32,7 @@ export interface PackageDevice {
   readonly usbVersionMajor: number;
   readonly bus: string;
   readonly ports: readonly number[];
-  readonly speed?: string;
+  readonly speed?: string | undefined;
   /** These three may open the device, ask it, and throw. */
   readonly manufacturerName?: string | null;
   readonly productName?: string | null;
