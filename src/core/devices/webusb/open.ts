@@ -12,9 +12,9 @@ import { usesOf } from '../host/in-use.ts';
 import { driversOf } from '../host/sysfs.ts';
 import { abilitiesOf } from './claims.ts';
 import { listingsOf, type PackageHostDevice, type PackageListing, readListing } from './listing.ts';
+import { NusbDevice } from './nusb-device.ts';
 import { loadPackage, textOf, type UsbPackage } from './package.ts';
 import { Presence } from './presence.ts';
-import { WebUsbDevice } from './webusb-device.ts';
 
 let shared: Promise<WebUsbBackend> | undefined;
 
@@ -57,7 +57,7 @@ export class WebUsbBackend implements HostBackend<PackageListing, PackageHostDev
     return readListing(plugged);
   }
 
-  async open(host: PackageHostDevice, options: OpenHostOptions): Promise<WebUsbDevice> {
+  async open(host: PackageHostDevice, options: OpenHostOptions): Promise<NusbDevice> {
     const { device, busId, folder, speed, label, appearance } = host;
     refuseUnfit(host);
     if (folder !== null && !options.force) refuseUsed(host, usesOf(folder));
@@ -68,7 +68,7 @@ export class WebUsbBackend implements HostBackend<PackageListing, PackageHostDev
     let unwatch = () => {};
     try {
       await device.open();
-      const taken = await WebUsbDevice.take(device, {
+      const taken = await NusbDevice.take(device, {
         speed,
         label,
         abilities: abilitiesOf(this.#platform),

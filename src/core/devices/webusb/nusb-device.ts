@@ -22,7 +22,7 @@ import { readConfigurationValue, readDescriptors, transferControl } from './cont
 import type { PackageDevice } from './package.ts';
 import { Pipe } from './pipe.ts';
 
-export interface WebUsbDeviceOptions {
+export interface NusbDeviceOptions {
   readonly speed: Speed;
   readonly label: string;
   readonly abilities: Abilities;
@@ -38,10 +38,10 @@ export interface WebUsbDeviceOptions {
 const TO_DEVICE = 0;
 const NO_OCTETS = Buffer.alloc(0);
 
-export class WebUsbDevice implements UsbDevice {
+export class NusbDevice implements UsbDevice {
   readonly queueModel = 'serial';
   readonly #device: PackageDevice;
-  readonly #options: WebUsbDeviceOptions;
+  readonly #options: NusbDeviceOptions;
   readonly #configuration: ActiveConfiguration;
   readonly #claims: Claims;
   readonly #pipes = new Map<number, Pipe>();
@@ -62,7 +62,7 @@ export class WebUsbDevice implements UsbDevice {
    *
    * @throws {Error} the package's.
    */
-  static async take(device: PackageDevice, options: WebUsbDeviceOptions): Promise<WebUsbDevice> {
+  static async take(device: PackageDevice, options: NusbDeviceOptions): Promise<NusbDevice> {
     const { abilities, speed, label, isStray } = options;
     const claimed: number[] = [];
     let claims: Claims | undefined;
@@ -77,7 +77,7 @@ export class WebUsbDevice implements UsbDevice {
       claims = new Claims(device, configuration, abilities, claimed);
       await claims.claim();
       if (isStray) await claims.reset();
-      return new WebUsbDevice(device, configuration, claims, options);
+      return new NusbDevice(device, configuration, claims, options);
     } catch (error) {
       await claims?.giveBack();
       await device.close().catch(() => {});
@@ -89,7 +89,7 @@ export class WebUsbDevice implements UsbDevice {
     device: PackageDevice,
     configuration: ActiveConfiguration,
     claims: Claims,
-    options: WebUsbDeviceOptions,
+    options: NusbDeviceOptions,
   ) {
     this.#device = device;
     this.#configuration = configuration;

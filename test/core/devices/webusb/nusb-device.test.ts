@@ -1,11 +1,11 @@
 import { strict as assert } from 'node:assert';
 import fc from 'fast-check';
 import { abilitiesOf } from '../../../../src/core/devices/webusb/claims.ts';
+import { NusbDevice } from '../../../../src/core/devices/webusb/nusb-device.ts';
 import {
   PACKET_MILLISECONDS,
   PIECE_MILLISECONDS,
 } from '../../../../src/core/devices/webusb/pipe.ts';
-import { WebUsbDevice } from '../../../../src/core/devices/webusb/webusb-device.ts';
 import { DeviceSession } from '../../../../src/core/session.ts';
 import { Urb } from '../../../../src/core/urb.ts';
 import { FakeClock } from '../../../examples/rig.ts';
@@ -14,7 +14,7 @@ import { FakePackageDevice, settle } from './fake-package.ts';
 
 interface Bench {
   readonly usb: FakePackageDevice;
-  readonly device: WebUsbDevice;
+  readonly device: NusbDevice;
   readonly client: NotingClient;
   readonly clock: FakeClock;
   readonly session: DeviceSession;
@@ -29,10 +29,10 @@ async function take(
   platform: NodeJS.Platform = 'linux',
   isStray = false,
   onGone = () => {},
-): Promise<WebUsbDevice> {
+): Promise<NusbDevice> {
   await usb.open();
   if (platform !== 'linux') usb.drivers.clear();
-  return await WebUsbDevice.take(usb, {
+  return await NusbDevice.take(usb, {
     speed: 'high',
     label: 'fake',
     abilities: abilitiesOf(platform),
@@ -53,17 +53,17 @@ async function open(platform?: NodeJS.Platform): Promise<Bench> {
   return { usb, device, client, clock, session, gone };
 }
 
-const endpointOf = (device: WebUsbDevice, address: number) => {
+const endpointOf = (device: NusbDevice, address: number) => {
   const found = device.endpoint(address);
   assert(found !== undefined);
   return found;
 };
-const read = (device: WebUsbDevice, id: number, octets: number, shortNotOk = false) =>
+const read = (device: NusbDevice, id: number, octets: number, shortNotOk = false) =>
   Urb.read(id, endpointOf(device, IN), octets, shortNotOk);
-const write = (device: WebUsbDevice, id: number, data: Buffer, zeroPacket = false) =>
+const write = (device: NusbDevice, id: number, data: Buffer, zeroPacket = false) =>
   Urb.write(id, endpointOf(device, OUT), data, zeroPacket);
 const control = (
-  device: WebUsbDevice,
+  device: NusbDevice,
   id: number,
   [requestType, request, value, index, length]: [number, number, number, number, number],
   data?: Buffer,
@@ -74,7 +74,7 @@ const SET_INTERFACE_1: [number, number, number, number, number] = [0x01, 11, 1, 
 const stamped = (octets: number, from = 0) =>
   Buffer.from(Array.from({ length: octets }, (_, at) => (from + at) & 255));
 
-describe('WebUsbDevice', () => {
+describe('NusbDevice', () => {
   describe('what it takes', () => {
     it('claims every interface from its driver, and gives all back', async () => {
       const usb = new FakePackageDevice();
