@@ -11,12 +11,15 @@ import { endingOf, type PackageDevice } from './package.ts';
 export interface Abilities {
   /** The system's drivers can be made to let go, and transfers to end (Linux). */
   readonly detaches: boolean;
-  /** Devices can be reset and configured: not through WinUSB. */
+  /** A device is the same after a reset: on macOS it comes back as a new one, WinUSB has no reset. */
+  readonly resets: boolean;
+  /** Devices can be configured: not through WinUSB. */
   readonly configures: boolean;
 }
 
 export function abilitiesOf(platform: NodeJS.Platform): Abilities {
-  return { detaches: platform === 'linux', configures: platform !== 'win32' };
+  const isLinux = platform === 'linux';
+  return { detaches: isLinux, resets: isLinux, configures: platform !== 'win32' };
 }
 
 /** The device says no, or the system does. */
@@ -94,7 +97,7 @@ export class Claims {
    * offer them to its drivers afterwards.
    */
   async reset(): Promise<void> {
-    if (!this.#abilities.configures) {
+    if (!this.#abilities.resets) {
       await this.#firstSettings();
       for (const address of this.#configuration.addresses) await ignore(this.clearHalt(address));
       return;
