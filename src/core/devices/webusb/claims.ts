@@ -73,6 +73,11 @@ export class Claims {
     }
   }
 
+  /** Whether `abort` can be called. */
+  get aborts(): boolean {
+    return this.#abilities.detaches;
+  }
+
   /** Ends the transfers of an interface, whose claim is lost until `renew`; Linux. */
   async abort(number: number): Promise<void> {
     await ignore(this.#device.detachKernelDriver(number));

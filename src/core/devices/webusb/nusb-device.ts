@@ -20,7 +20,7 @@ import { ActiveConfiguration } from '../host/configuration.ts';
 import { type Abilities, Claims, refusalOf } from './claims.ts';
 import { readConfigurationValue, readDescriptors, transferControl } from './control.ts';
 import type { PackageDevice } from './package.ts';
-import { Pipe } from './pipe.ts';
+import { Pipes } from './pipes.ts';
 
 export interface NusbDeviceOptions {
   readonly speed: Speed;
@@ -44,7 +44,7 @@ export class NusbDevice implements UsbDevice {
   readonly #options: NusbDeviceOptions;
   readonly #configuration: ActiveConfiguration;
   readonly #claims: Claims;
-  readonly #pipes = new Map<number, Pipe>();
+  readonly #pipes: Pipes;
   /** URBs that are not completed. */
   readonly #urbs = new Set<Urb>();
   /** Of those, control URBs that the session wants back. */
@@ -52,8 +52,6 @@ export class NusbDevice implements UsbDevice {
   #host: DeviceHost | null = null;
   /** What uses endpoint 0 or the claims, one at a time. */
   #turn: Promise<void> = Promise.resolve();
-  /** How often all pipes are paused. */
-  #pauses = 0;
   #gone = false;
   #disposed = false;
 
@@ -79,7 +77,8 @@ export class NusbDevice implements UsbDevice {
       if (isStray) await claims.reset();
       return new NusbDevice(device, configuration, claims, options);
     } catch (error) {
-      await claims?.giveBack();
+      if (claims !== undefined) await claims.giveBack();
+      for (const number of claimed) await device.releaseInterface(number).catch(() => {});
       await device.close().catch(() => {});
       throw error;
     }
@@ -94,6 +93,9 @@ export class NusbDevice implements UsbDevice {
     this.#device = device;
     this.#configuration = configuration;
     this.#claims = claims;
+    this.#pipes = new Pipes(device, claims, (urb, status, dataIn, actual) =>
+      this.#answer(urb, status, dataIn, actual),
+    );
     this.#options = options;
   }
 
@@ -116,26 +118,26 @@ export class NusbDevice implements UsbDevice {
     if (this.#gone) this.#answer(urb, 'shutdown');
     else if (urb.setup !== null) this.#inTurn(() => this.#control(urb));
     else if (urb.packets !== null) this.#refuseIsochronous(urb);
-    else this.#pipeOf(urb.endpoint).submit(urb);
+    else this.#pipes.submit(urb);
   }
 
   unlink(urb: Urb): void {
     if (urb.setup !== null) this.#unwanted.add(urb);
-    else this.#pipes.get(urb.endpoint.address)?.unlink(urb);
+    else this.#pipes.unlink(urb);
   }
 
   reset(): void {
     // What is submitted from here on is for the device after the reset.
-    const resume = this.#pauseAll();
-    const before = new Set(this.#urbs);
-    this.#inTurn(() => this.#whilePaused(() => this.#claims.reset(), 'all', before)).then(resume);
+    const resume = this.#pipes.pause();
+    const before = this.#pipes.urbs();
+    this.#inTurn(() => this.#anew(before)).then(resume);
   }
 
   /** As the kernel's own server does: the next client finds a device after a reset. */
   async close(): Promise<void> {
     this.#host = null;
     if (this.#gone) return;
-    await this.#inTurn(() => this.#whilePaused(() => this.#claims.reset(), 'all'));
+    await this.#inTurn(() => this.#anew());
   }
 
   async dispose(): Promise<void> {
@@ -143,10 +145,10 @@ export class NusbDevice implements UsbDevice {
     this.#disposed = true;
     this.#options.onDisposed();
     await this.#inTurn(() =>
-      this.#whilePaused(async () => {
+      this.#pipes.whilePaused(async () => {
         await this.#claims.giveBack();
         await this.#device.close();
-      }),
+      }, 'none'),
     );
   }
 
@@ -154,7 +156,7 @@ export class NusbDevice implements UsbDevice {
   unplugged(): void {
     if (this.#gone || this.#disposed) return;
     this.#gone = true;
-    for (const pipe of this.#pipes.values()) pipe.abandon('shutdown');
+    this.#pipes.abandon();
     for (const urb of [...this.#urbs]) this.#answer(urb, 'shutdown');
     this.#host?.removed();
     this.#options.onGone();
@@ -194,6 +196,10 @@ export class NusbDevice implements UsbDevice {
     this.#answer(urb, status, dataIn, actualOctets);
   }
 
+  async #anew(before?: ReadonlySet<Urb>): Promise<void> {
+    await this.#pipes.whilePaused(() => this.#claims.reset(), 'all', before);
+  }
+
   /** An endpoint that the package cannot clear is left to the device: its own, or none at all. */
   #isHosts(effect: ControlEffect): boolean {
     if (effect.type !== 'clear-halt') return true;
@@ -205,99 +211,20 @@ export class NusbDevice implements UsbDevice {
     try {
       switch (effect.type) {
         case 'clear-halt':
-          await this.#clearHalt(effect.address);
+          await this.#pipes.whileOnePaused(effect.address, () => this.#claims.apply(effect));
           break;
         case 'set-interface':
-          await this.#whilePaused(() => this.#claims.apply(effect), effect.interfaceNumber);
+          await this.#pipes.whilePaused(() => this.#claims.apply(effect), effect.interfaceNumber);
           break;
         case 'set-configuration':
         case 'reset':
-          await this.#whilePaused(() => this.#claims.apply(effect), 'all');
+          await this.#pipes.whilePaused(() => this.#claims.apply(effect), 'all');
           break;
       }
       return 'ok';
     } catch (error) {
       return this.#gone ? 'shutdown' : refusalOf(error);
     }
-  }
-
-  async #clearHalt(address: number): Promise<void> {
-    const pipe = this.#pipes.get(address);
-    pipe?.pause();
-    try {
-      await pipe?.settled();
-      await this.#claims.clearHalt(address);
-      pipe?.forget();
-    } finally {
-      pipe?.resume();
-    }
-  }
-
-  /**
-   * Does something while no transfer is outstanding. Endpoints of the interface `changed`, or of all,
-   * begin anew after it: URBs that were there before have lost their endpoint.
-   */
-  async #whilePaused(
-    work: () => Promise<void>,
-    changed?: number | 'all',
-    before: ReadonlySet<Urb> = new Set(this.#urbs),
-  ): Promise<void> {
-    const resume = this.#pauseAll();
-    try {
-      await this.#settle();
-      await work();
-      for (const pipe of this.#pipes.values()) {
-        if (changed !== 'all' && pipe.endpoint.interfaceNumber !== changed) continue;
-        pipe.forget();
-        if (pipe.urb !== null && before.has(pipe.urb)) pipe.abandon('shutdown');
-      }
-    } finally {
-      resume();
-    }
-  }
-
-  #pauseAll(): () => void {
-    this.#pauses++;
-    for (const pipe of this.#pipes.values()) pipe.pause();
-    return () => {
-      this.#pauses--;
-      for (const pipe of this.#pipes.values()) pipe.resume();
-    };
-  }
-
-  /** Waits until no transfer is outstanding; ends those that wait for the device, where it can. */
-  async #settle(): Promise<void> {
-    const aborted = new Set<number>();
-    for (;;) {
-      const busy = [...this.#pipes.values()].filter((pipe) => pipe.isBusy);
-      if (busy.length === 0) break;
-      const inWork = busy.filter((pipe) => !pipe.isInterruptible);
-      const keep = new Set(inWork.map(({ endpoint }) => endpoint.interfaceNumber));
-      const idle = busy.filter(({ endpoint }) => !keep.has(endpoint.interfaceNumber));
-      if (!this.#options.abilities.detaches || idle.length === 0 || this.#gone) {
-        await Promise.race(busy.map((pipe) => pipe.settled()));
-        continue;
-      }
-      for (const pipe of idle) pipe.expectAbort();
-      for (const number of new Set(idle.map(({ endpoint }) => endpoint.interfaceNumber))) {
-        await this.#claims.abort(number);
-        aborted.add(number);
-      }
-      await Promise.all(idle.map((pipe) => pipe.settled()));
-    }
-    if (!this.#gone) await this.#claims.renew(aborted);
-  }
-
-  #pipeOf(endpoint: EndpointInfo): Pipe {
-    const known = this.#pipes.get(endpoint.address);
-    // Another setting may have another endpoint there; what was out at the old one is back.
-    if (known?.endpoint === endpoint) return known;
-    const fresh = new Pipe(endpoint, this.#device, (urb, status, dataIn, actual) =>
-      this.#answer(urb, status, dataIn, actual),
-    );
-    for (let count = 0; count < this.#pauses; count++) fresh.pause();
-    this.#pipes.set(endpoint.address, fresh);
-    return fresh;
   }
 
   #refuseIsochronous(urb: Urb): void {

@@ -44,10 +44,13 @@ interface Outcome {
   readonly data: Buffer;
 }
 
+/** A URB has ended: `actual` octets have moved, and for IN are in `dataIn`. */
+export type Completed = (urb: Urb, status: UrbStatus, dataIn: Buffer, actual: number) => void;
+
 export class Pipe {
   readonly endpoint: EndpointInfo;
   readonly #device: PackageDevice;
-  readonly #completed: (urb: Urb, status: UrbStatus, dataIn: Buffer, actual: number) => void;
+  readonly #completed: Completed;
   #work: Work | null = null;
   /** Resolves when the piece that is out is done, and worked up. */
   #piece: Promise<void> | null = null;
@@ -57,12 +60,7 @@ export class Pipe {
   #pauses = 0;
   #aborting = false;
 
-  /** `actual` octets have moved, and for IN are in `dataIn`. */
-  constructor(
-    endpoint: EndpointInfo,
-    device: PackageDevice,
-    completed: (urb: Urb, status: UrbStatus, dataIn: Buffer, actual: number) => void,
-  ) {
+  constructor(endpoint: EndpointInfo, device: PackageDevice, completed: Completed) {
     this.endpoint = endpoint;
     this.#device = device;
     this.#completed = completed;

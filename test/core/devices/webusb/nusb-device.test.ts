@@ -121,6 +121,14 @@ describe('NusbDevice', () => {
       await device.dispose();
       assert.deepEqual(usb.takeCalls(), ['release 0', 'release 1', 'close']);
     });
+
+    it('WinUSB: a device that does not tell is let go of', async () => {
+      const usb = new FakePackageDevice();
+      usb.descriptors = usb.descriptors.subarray(0, 40);
+      await assert.rejects(take(usb, 'win32'), /wanted \d+ octets/);
+      assert.deepEqual([...usb.claimed], []);
+      assert.equal(usb.opened, false);
+    });
   });
 
   describe('bulk IN', () => {
