@@ -29,6 +29,7 @@ import { bulkCases, sourceSinkGadget } from './lab/usbtest-gadgets.ts';
 const PROBE_ROUNDS = 200;
 const HALT_ROUNDS = 25;
 const MEBIBYTES = 2;
+const ITERATIONS = 4;
 /** In emulation, with the gateway in the guest too. */
 const CASE_SECONDS = 120;
 
@@ -140,6 +141,7 @@ describe('devices of the machine, through the usb package', function () {
     const gadget = await sourceSinkGadget(guest, { pattern: '0' });
     const cases: UsbtestCase[] = bulkCases(0).map((one) => ({
       ...one,
+      iterations: ITERATIONS,
       timeoutSeconds: CASE_SECONDS,
     }));
     const results = await throughGateway(gadget, ({ node }) => runUsbtest(guest, node, cases));

@@ -152,6 +152,11 @@ export class NusbDevice implements UsbDevice {
     );
   }
 
+  /** It is being reset or configured, or is about to be. */
+  get isChanging(): boolean {
+    return this.#pipes.isPaused;
+  }
+
   /** The device is not there any more. */
   unplugged(): void {
     if (this.#gone || this.#disposed) return;

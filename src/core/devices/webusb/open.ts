@@ -77,7 +77,7 @@ export class WebUsbBackend implements HostBackend<PackageListing, PackageHostDev
         onGone: options.onGone,
         onDisposed: () => unwatch(),
       });
-      unwatch = this.#presence.watch(appearance, () => taken.unplugged());
+      unwatch = this.#presence.watch(appearance, taken);
       return taken;
     } catch (error) {
       throw this.#explained(host, error);

@@ -40,6 +40,10 @@ export class Pipes {
     for (const pipe of this.#pipes.values()) pipe.abandon('shutdown');
   }
 
+  get isPaused(): boolean {
+    return this.#pauses > 0;
+  }
+
   /** No transfer begins until what this returns is called. */
   pause(): () => void {
     this.#pauses++;

@@ -155,7 +155,9 @@ describe('a SPEC through the package', () => {
     await pass(clock, 2000);
     assert.deepEqual(log, []);
     usb.devices = [];
-    await pass(clock, 1500);
+    await pass(clock, 500);
+    assert.deepEqual(log, [], 'it may be in the middle of a reset');
+    await pass(clock, 1000);
     assert.deepEqual(log, ['gone Maker Thing']);
     await found.device.dispose();
     assert.equal(first.opened, false);
@@ -163,6 +165,23 @@ describe('a SPEC through the package', () => {
     await pass(clock, 1000);
     assert.deepEqual(log, ['gone Maker Thing', `added ${found.busId} Maker Thing`]);
     source.stop();
+  });
+
+  it('a reset hides a device, however long it takes; it is not gone', async () => {
+    const device = deviceWith({});
+    const { usb, clock, log, source } = bench('0525:a4a0', false, device);
+    const [found] = await source.start();
+    let finish = () => {};
+    device.gate = new Promise((resolve) => {
+      finish = resolve;
+    });
+    found?.device.reset();
+    usb.devices = [];
+    await pass(clock, 5000);
+    usb.devices = [device];
+    finish();
+    await pass(clock, 2000);
+    assert.deepEqual(log, []);
   });
 
   it('a list that cannot be had tells of nothing', async () => {
