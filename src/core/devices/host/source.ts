@@ -14,6 +14,15 @@ import { exportBusId, matches, mayMatch, type Selector } from './selector.ts';
 const LOOK_MILLISECONDS = 500;
 /** How often a device is tried that may not be opened yet. */
 const TRIES_MAX = 20;
+/** A device that is missing for fewer looks is the same one: Linux hides it while it is reset. */
+const MISSES_MAX = 4;
+
+interface Tried {
+  /** Times; `TRIES_MAX` when that is over. */
+  readonly count: number;
+  /** Looks in a row that it was missing from. */
+  readonly misses: number;
+}
 
 export interface SourceOptions {
   readonly selector: Selector;
@@ -37,8 +46,8 @@ export interface Found {
 export class HostDeviceSource<Plugged extends PluggedDevice, Host extends HostDevice> {
   readonly #backend: HostBackend<Plugged, Host>;
   readonly #options: SourceOptions;
-  /** How often each appearance of a device was tried; Infinity when that is over. */
-  #tries = new Map<string, number>();
+  /** By appearance. */
+  #tries = new Map<string, Tried>();
   /** Why the last look failed; '' if it did not. */
   #trouble = '';
   #cancel: () => void = () => {};
@@ -107,32 +116,45 @@ export class HostDeviceSource<Plugged extends PluggedDevice, Host extends HostDe
     const present = (await this.#backend.list()).filter((one) => mayMatch(selector, one));
     const found: Found[] = [];
     const refusals: Error[] = [];
-    const tries = new Map<string, number>();
+    this.#miss(present);
     for (const one of present) {
-      const { appearance } = one;
-      const tried = this.#tries.get(appearance) ?? 0;
-      tries.set(appearance, tried);
+      const tried = this.#tries.get(one.appearance)?.count ?? 0;
+      const note = (count: number) => this.#tries.set(one.appearance, { count, misses: 0 });
+      note(tried);
       if (tried >= TRIES_MAX || isPassedOver(selector, one)) continue;
       try {
         const whole = await this.#backend.read(one);
         if (matches(selector, whole)) {
           found.push({ device: await this.#open(whole), busId: exportBusId(selector, whole) });
         }
-        tries.set(appearance, TRIES_MAX);
+        note(TRIES_MAX);
       } catch (error) {
         const again = error instanceof NotPermitted ? tried + 1 : TRIES_MAX;
-        tries.set(appearance, again);
+        note(again);
         const last = again === TRIES_MAX || !this.#options.wait;
         if (last) refusals.push(error instanceof Error ? error : new Error(String(error)));
       }
     }
-    this.#tries = tries;
     return { found, refusals };
+  }
+
+  /** Forgets what was not there for some looks. */
+  #miss(present: readonly Plugged[]): void {
+    const appearances = new Set(present.map(({ appearance }) => appearance));
+    for (const [appearance, { count, misses }] of this.#tries) {
+      if (appearances.has(appearance)) continue;
+      if (misses + 1 >= MISSES_MAX) this.#tries.delete(appearance);
+      else this.#tries.set(appearance, { count, misses: misses + 1 });
+    }
   }
 
   async #open(one: Host): Promise<UsbDevice> {
     const { force, onGone } = this.#options;
-    const options = { force, onGone: () => onGone(device) };
+    const gone = () => {
+      this.#tries.delete(one.appearance); // some systems give it the same name again
+      onGone(device);
+    };
+    const options = { force, onGone: gone };
     const device: UsbDevice = await this.#backend.open(one, options);
     return device;
   }

@@ -53,7 +53,8 @@ function readPluggedDevice(root: string, busId: string): SysfsDevice | null {
   const folder = join(root, busId);
   const [bus, device] = [readAttribute(folder, 'busnum'), readAttribute(folder, 'devnum')];
   const speed = SPEED_BY_TEXT[readAttribute(folder, 'speed')];
-  if (bus === '' || device === '' || speed === undefined) return null;
+  // It has no number while it is reset.
+  if (bus === '' || device === '' || device === '0' || speed === undefined) return null;
   return {
     busId,
     appearance: `${busId}/${device}`, // the kernel counts devices up

@@ -28,7 +28,9 @@ export function listingsOf(
   platform: NodeJS.Platform,
 ): PackageListing[] {
   const buses = [...new Set(devices.map(({ bus }) => bus))].sort();
-  return devices.map((device) => {
+  const inReset = (device: PackageDevice) => platform === 'linux' && device.address === 0;
+  return devices.flatMap((device) => {
+    if (inReset(device)) return [];
     const { handle, vendorId, productId, deviceClass } = device;
     const bus = busNumber(device.bus, buses, platform);
     const busId = `${bus}-${device.ports.length > 0 ? device.ports.join('.') : 0}`;

@@ -31,6 +31,8 @@ export interface PackageDevice {
   readonly deviceClass: number;
   readonly usbVersionMajor: number;
   readonly bus: string;
+  /** Device number; on Linux 0 while the device is reset. */
+  readonly address: number;
   readonly ports: readonly number[];
   readonly speed?: string | undefined;
   /** These three may open the device, ask it, and throw. */

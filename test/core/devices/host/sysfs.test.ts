@@ -45,6 +45,7 @@ describe('devices of this machine, by sysfs', () => {
     plug('usb1');
     plug('1-1:1.0');
     plug('3-1', { speed: 'unknown' });
+    plug('3-2', { devnum: '0' });
     put({ 'platform/vhci_hcd.0/usb5/5-1/busnum': '5' });
     const remote = join(root, 'platform/vhci_hcd.0/usb5/5-1');
     put({ [`${remote.slice(root.length + 1)}/devnum`]: '3' });

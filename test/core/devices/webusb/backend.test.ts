@@ -51,6 +51,7 @@ describe('devices that the package shows', () => {
   it('Linux and macOS: bus and ports as the system has them', () => {
     assert.deepEqual(places('linux', { bus: '012', ports: [1, 4] }), ['12-1.4']);
     assert.deepEqual(places('darwin', { bus: '14', ports: [3] }), ['20-3']);
+    assert.deepEqual(places('linux', { address: 0 }), [], 'it is being reset');
   });
 
   it('Windows: buses are numbered in the order of their names, an unknown port is 0', () => {
@@ -164,6 +165,20 @@ describe('a SPEC through the package', () => {
     usb.devices = [deviceWith({ handle: 'bus 1, address 8' })];
     await pass(clock, 1000);
     assert.deepEqual(log, ['gone Maker Thing', `added ${found.busId} Maker Thing`]);
+    source.stop();
+  });
+
+  it('with wait, a device that was hidden for a moment is not taken twice', async () => {
+    const device = deviceWith({});
+    const { usb, clock, log, source } = bench('0525:a4a0', true, device);
+    const [found] = await source.start();
+    usb.devices = [];
+    found?.device.reset();
+    await pass(clock, 500);
+    usb.devices = [device];
+    await pass(clock, 2000);
+    assert.deepEqual(log, []);
+    assert.equal(device.calls.filter((call) => call === 'open').length, 1);
     source.stop();
   });
 

@@ -40,6 +40,7 @@ export class FakePackageDevice implements PackageDevice {
   deviceClass = 0;
   usbVersionMajor = 2;
   bus = '001';
+  address = 7;
   ports: number[] = [1, 2];
   speed: string | undefined = 'high';
   manufacturerName: string | null = 'Maker';
