@@ -116,7 +116,7 @@ export class NusbDevice implements UsbDevice {
   submit(urb: Urb): void {
     this.#urbs.add(urb);
     if (this.#gone) this.#answer(urb, 'shutdown');
-    else if (urb.setup !== null) this.#inTurn(() => this.#control(urb));
+    else if (urb.setup !== null) void this.#inTurn(() => this.#control(urb));
     else if (urb.packets !== null) this.#refuseIsochronous(urb);
     else this.#pipes.submit(urb);
   }
@@ -130,7 +130,7 @@ export class NusbDevice implements UsbDevice {
     // What is submitted from here on is for the device after the reset.
     const resume = this.#pipes.pause();
     const before = this.#pipes.urbs();
-    this.#inTurn(() => this.#anew(before)).then(resume);
+    void this.#inTurn(() => this.#anew(before)).then(resume);
   }
 
   /** As the kernel's own server does: the next client finds a device after a reset. */
@@ -147,8 +147,8 @@ export class NusbDevice implements UsbDevice {
     await this.#inTurn(() =>
       this.#pipes.whilePaused(async () => {
         await this.#claims.giveBack();
-        await this.#device.close();
-      }, 'none'),
+        await this.#device.close().catch(() => {}); // it has gone
+      }, 'all'),
     );
   }
 
@@ -167,10 +167,10 @@ export class NusbDevice implements UsbDevice {
     this.#options.onGone();
   }
 
-  /** What fails here shows again in the transfers that come after it. */
   #inTurn(work: () => Promise<void>): Promise<void> {
-    this.#turn = this.#turn.then(work).catch(() => {});
-    return this.#turn;
+    const done = this.#turn.then(work);
+    this.#turn = done.catch(() => {});
+    return done;
   }
 
   async #control(urb: Urb): Promise<void> {
@@ -201,8 +201,10 @@ export class NusbDevice implements UsbDevice {
     this.#answer(urb, status, dataIn, actualOctets);
   }
 
+  /** What fails here shows again in the transfers that come after it. */
   async #anew(before?: ReadonlySet<Urb>): Promise<void> {
-    await this.#pipes.whilePaused(() => this.#claims.reset(), 'all', before);
+    const reset = () => this.#claims.reset().catch(() => {});
+    await this.#pipes.whilePaused(reset, 'all', before);
   }
 
   /** An endpoint that the package cannot clear is left to the device: its own, or none at all. */

@@ -8,8 +8,8 @@ import type { Claims } from './claims.ts';
 import type { PackageDevice } from './package.ts';
 import { type Completed, Pipe } from './pipe.ts';
 
-/** The endpoints that something changes: those of one interface, or all. */
-export type Changed = number | 'all' | 'none';
+/** The endpoints that something changes: those of one interface, or all, claims and all. */
+export type Changed = number | 'all';
 
 export class Pipes {
   readonly #device: PackageDevice;
@@ -70,7 +70,8 @@ export class Pipes {
   ): Promise<void> {
     const resume = this.pause();
     try {
-      await this.#settle();
+      const aborted = await this.#settle();
+      if (changed !== 'all' && !this.#gone) await this.#claims.renew(aborted);
       await work();
       for (const pipe of this.#pipes.values()) {
         if (changed !== 'all' && pipe.endpoint.interfaceNumber !== changed) continue;
@@ -95,12 +96,16 @@ export class Pipes {
     }
   }
 
-  /** Waits until no transfer is outstanding; ends those that wait for the device, where it can. */
-  async #settle(): Promise<void> {
+  /**
+   * Waits until no transfer is outstanding; ends those that wait for the device, where it can.
+   *
+   * @returns the interfaces whose claims went with that.
+   */
+  async #settle(): Promise<Set<number>> {
     const aborted = new Set<number>();
     for (;;) {
       const busy = [...this.#pipes.values()].filter((pipe) => pipe.isBusy);
-      if (busy.length === 0) break;
+      if (busy.length === 0) return aborted;
       const inWork = busy.filter((pipe) => !pipe.isInterruptible);
       const keep = new Set(inWork.map(({ endpoint }) => endpoint.interfaceNumber));
       const idle = busy.filter(({ endpoint }) => !keep.has(endpoint.interfaceNumber));
@@ -115,7 +120,6 @@ export class Pipes {
       }
       await Promise.all(idle.map((pipe) => pipe.settled()));
     }
-    if (!this.#gone) await this.#claims.renew(aborted);
   }
 
   #of(endpoint: EndpointInfo): Pipe {
