@@ -5,15 +5,22 @@
 import { strict as assert } from 'node:assert';
 import { readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { blockDevice, DISK_MODULES } from './lab/block-device.ts';
-import { type GuestGateway, startGatewayInGuest } from './lab/gateway.ts';
+import { blockDevice, checkFiles, DISK_MODULES, writeFiles } from './lab/block-device.ts';
+import { startGatewayInGuest } from './lab/gateway.ts';
 import { bootGuest, type Guest } from './lab/guest.ts';
 import { hostCommand } from './lab/host-command.ts';
-import { compiled, labSource } from './lab/kernel.ts';
 import { findDevice } from './lab/local-gadget.ts';
+import {
+  attachFrom,
+  driversOf,
+  exportedBusId,
+  serveOwn,
+  unplugWhileRead,
+} from './lab/own-devices.ts';
+import { TYPED, typedThrough } from './lab/qemu-keyboard.ts';
 import { QemuMonitor } from './lab/qemu-monitor.ts';
 import { FRAMES_PER_SECOND, heard, play, soundCard } from './lab/sound.ts';
-import { type AttachedDevice, attach, detachAll, loadVhci, ports } from './lab/usbip.ts';
+import { type AttachedDevice, detachAll, loadVhci } from './lab/usbip.ts';
 
 /** Disk by the controller that it is at, with how much is written. */
 const DISKS = [
@@ -79,54 +86,19 @@ describe('hardware through usbfs', function () {
     return `usb-storage,bus=${controller}.0,id=${serial},drive=${controller}drive,serial=${serial}`;
   }
 
-  async function serve(spec: string): Promise<GuestGateway> {
-    const options = { exports: [spec], arguments: ['--control', 'none'] };
-    const gateway = await startGatewayInGuest(guest, options);
-    await gateway.process.printed(/Exporting .*\n/); // which it says after where it listens
-    return gateway;
-  }
-
-  /** The bus id that a gateway has said last. */
-  function exportedBusId(gateway: GuestGateway): string {
-    const lines = [...gateway.process.stdout.matchAll(/xporting (\d[\d.-]*) /g)];
-    const busId = lines.at(-1)?.[1];
-    assert(busId !== undefined, gateway.process.stdout);
-    return busId;
-  }
-
-  const attachFrom = (gateway: GuestGateway): Promise<AttachedDevice> =>
-    attach(guest, exportedBusId(gateway), { address: '127.0.0.1', port: gateway.port }, 60);
-
-  /** Drivers of a device's interfaces, by interface. */
-  const driversOf = (sysfs: string) =>
-    guest.succeed(
-      `sleep 1; for i in ${sysfs}/*:*; do echo \${i##*:} $(basename $(readlink $i/driver)); done`,
-    );
-
   for (const { controller, serial, mebibytes } of DISKS) {
     it(`disk at ${controller}: ext4 through the gateway, then on the machine itself`, async () => {
       const local = await findDevice(guest, serial, 60);
       await blockDevice(guest, local as AttachedDevice);
-      const drivers = await driversOf(local.sysfs);
-      const gateway = await serve(`usb:*:*:${serial}`);
-      const disk = await blockDevice(guest, await attachFrom(gateway));
-      await guest.succeed(
-        `mkfs.ext4 -q -F /dev/${disk} && mount /dev/${disk} /mnt &&
-         for n in 1 2 3 4; do head -c ${mebibytes * 262144} /dev/urandom > /mnt/file$n; done
-         cd /mnt && sha256sum file* > sums && cd / && umount /mnt &&
-         echo 3 > /proc/sys/vm/drop_caches && mount -o ro /dev/${disk} /mnt &&
-         cd /mnt && sha256sum -c --quiet sums && cd / && umount /mnt`,
-        { timeoutSeconds: 240 },
-      );
+      const drivers = await driversOf(guest, local.sysfs);
+      const gateway = await serveOwn(guest, `usb:*:*:${serial}`);
+      const disk = await blockDevice(guest, await attachFrom(guest, gateway));
+      await writeFiles(guest, disk, mebibytes);
       await detachAll(guest);
       await gateway.stop();
-      assert.equal(await driversOf(local.sysfs), drivers);
+      assert.equal(await driversOf(guest, local.sysfs), drivers);
       const again = await blockDevice(guest, local as AttachedDevice);
-      await guest.succeed(
-        `e2fsck -f -n /dev/${again} && mount -o ro /dev/${again} /mnt &&
-         cd /mnt && sha256sum -c --quiet sums && cd / && umount /mnt`,
-        { timeoutSeconds: 120 },
-      );
+      await checkFiles(guest, again);
     });
   }
 
@@ -134,34 +106,24 @@ describe('hardware through usbfs', function () {
     const local = await findDevice(guest, 'DISKX');
     const disk = await blockDevice(guest, local as AttachedDevice);
     await guest.succeed(`mount -o ro /dev/${disk} /mnt`);
-    await assert.rejects(serve(`usb:${local.busid}`), new RegExp(`${disk} is mounted on /mnt`));
+    await assert.rejects(
+      serveOwn(guest, `usb:${local.busid}`),
+      new RegExp(`${disk} is mounted on /mnt`),
+    );
     await guest.succeed(`ls /mnt/sums && umount /mnt`);
   });
 
   it('keyboard: keys arrive', async () => {
-    const reader = await compiled(labSource('input-events.c'));
     await findDevice(guest, 'KBD');
-    const gateway = await serve('usb:*:*:KBD,force');
-    const events = guest.start(`exec ${reader} 'QEMU QEMU USB Keyboard'`);
-    events.end();
-    await attachFrom(gateway);
-    await events.printed(/ready .*\n/, 60);
-    for (const key of ['u', 'r', 'b', 'esc']) {
-      await monitor.say(`sendkey ${key}`);
-      await new Promise((resolve) => setTimeout(resolve, 300));
-    }
-    await events.printed(/^1 1 0\n/m, 30);
-    const pressed = [...events.stdout.matchAll(/^1 (\d+) 1$/gm)].map(([, code]) => Number(code));
-    assert.deepEqual(pressed, [22, 19, 48, 1]);
-    await detachAll(guest);
-    await events.result(30);
+    const gateway = await serveOwn(guest, 'usb:*:*:KBD,force');
+    assert.deepEqual(await typedThrough(guest, monitor, gateway), TYPED);
     await gateway.stop();
   });
 
   it('serial port: every octet arrives', async () => {
     await findDevice(guest, 'PORT');
-    const gateway = await serve('usb:*:*:PORT');
-    const { sysfs } = await attachFrom(gateway);
+    const gateway = await serveOwn(guest, 'usb:*:*:PORT');
+    const { sysfs } = await attachFrom(guest, gateway);
     await guest.succeed(
       `for try in $(seq 100); do
          tty=$(ls -d ${sysfs}/*/ttyUSB* 2>/dev/null) && [ -c /dev/\${tty##*/} ] && break
@@ -178,8 +140,8 @@ describe('hardware through usbfs', function () {
 
   it('sound card: what is played is heard', async () => {
     await findDevice(guest, 'SOUND');
-    const gateway = await serve('usb:*:*:SOUND');
-    const device = await attachFrom(gateway);
+    const gateway = await serveOwn(guest, 'usb:*:*:SOUND');
+    const device = await attachFrom(guest, gateway);
     const count = 2 * FRAMES_PER_SECOND;
     await play(guest, device, count);
     await detachAll(guest);
@@ -193,23 +155,14 @@ describe('hardware through usbfs', function () {
 
   it('unplugged under load, plugged in again: comes back under the same bus id', async () => {
     await findDevice(guest, 'DISKE');
-    const gateway = await serve('usb:*:*:DISKE,wait');
+    const gateway = await serveOwn(guest, 'usb:*:*:DISKE,wait');
     const busId = exportedBusId(gateway);
     for (let round = 1; round <= 3; round++) {
-      const disk = await blockDevice(guest, await attachFrom(gateway));
-      const load = guest.start(
-        `while dd if=/dev/${disk} of=/dev/null bs=1M iflag=direct 2>/dev/null; do :; done; echo over`,
-      );
-      load.end();
-      await new Promise((resolve) => setTimeout(resolve, 1500));
-      await monitor.command('device_del', { id: 'DISKE' });
-      await gateway.process.printed(new RegExp(`(${busId} was unplugged[^]*){${round}}`), 30);
-      await load.printed(/over/, 60);
-      await load.result(30);
-      for (let tries = 0; (await ports(guest)).length > 0; tries++) {
-        assert(tries < 100, 'the client still has the device');
-        await new Promise((resolve) => setTimeout(resolve, 100));
-      }
+      const disk = await blockDevice(guest, await attachFrom(guest, gateway));
+      await unplugWhileRead(guest, disk, async () => {
+        await monitor.command('device_del', { id: 'DISKE' });
+        await gateway.process.printed(new RegExp(`(${busId} was unplugged[^]*){${round}}`), 30);
+      });
       const fds = await guest.succeed(`ls -l /proc/$(pgrep -f '[c]li/main.js serve')/fd`);
       assert.doesNotMatch(fds, /bus\/usb/);
       await monitor.command('blockdev-add', drive(round));
@@ -239,24 +192,24 @@ describe('hardware through usbfs', function () {
   it('gateway killed while a client reads: the next one has the device, then its driver', async () => {
     const local = await findDevice(guest, 'DISKU');
     await blockDevice(guest, local as AttachedDevice);
-    const drivers = await driversOf(local.sysfs);
-    const killed = await serve('usb:*:*:DISKU');
-    const disk = await blockDevice(guest, await attachFrom(killed));
+    const drivers = await driversOf(guest, local.sysfs);
+    const killed = await serveOwn(guest, 'usb:*:*:DISKU');
+    const disk = await blockDevice(guest, await attachFrom(guest, killed));
     const load = guest.start(`dd if=/dev/${disk} of=/dev/null bs=64k iflag=direct; echo over`);
     load.end();
     await new Promise((resolve) => setTimeout(resolve, 500));
     killed.process.signal('SIGKILL');
     await load.result(60);
-    const gateway = await serve('usb:*:*:DISKU');
-    await blockDevice(guest, await attachFrom(gateway));
+    const gateway = await serveOwn(guest, 'usb:*:*:DISKU');
+    await blockDevice(guest, await attachFrom(guest, gateway));
     await detachAll(guest);
     await gateway.stop();
-    assert.equal(await driversOf(local.sysfs), drivers);
+    assert.equal(await driversOf(guest, local.sysfs), drivers);
   });
 
   it(`${CYCLES} times taken and given back: drivers and descriptors as before`, async () => {
     const local = await findDevice(guest, 'DISKX');
-    const drivers = await driversOf(local.sysfs);
+    const drivers = await driversOf(guest, local.sysfs);
     const descriptors = () => guest.succeed(`sha256sum < ${local.sysfs}/descriptors`);
     const before = await descriptors();
     const control = '/run/urbgate-cycles';
@@ -295,7 +248,7 @@ describe('hardware through usbfs', function () {
     const growth = Math.min(maps[1] - maps[0], maps[2] - maps[1]);
     assert(growth < MAPPINGS_GROWTH_MAX, `mappings: ${maps}`);
     assert.deepEqual(fds, Array(3).fill(fds[0]));
-    assert.equal(await driversOf(local.sysfs), drivers);
+    assert.equal(await driversOf(guest, local.sysfs), drivers);
     assert.equal(await descriptors(), before);
     await gateway.stop();
   });

@@ -30,3 +30,24 @@ export async function reading(guest: Guest, disk: string): Promise<GuestProcess>
   await new Promise((resolve) => setTimeout(resolve, 1000));
   return load;
 }
+
+/** Makes a file system on a disk, writes four files, and reads them back past the cache. */
+export async function writeFiles(guest: Guest, disk: string, mebibytes: number): Promise<void> {
+  await guest.succeed(
+    `mkfs.ext4 -q -F /dev/${disk} && mount /dev/${disk} /mnt &&
+     for n in 1 2 3 4; do head -c ${mebibytes * 262144} /dev/urandom > /mnt/file$n; done
+     cd /mnt && sha256sum file* > sums && cd / && umount /mnt &&
+     echo 3 > /proc/sys/vm/drop_caches && mount -o ro /dev/${disk} /mnt &&
+     cd /mnt && sha256sum -c --quiet sums && cd / && umount /mnt`,
+    { timeoutSeconds: 240 },
+  );
+}
+
+/** The file system and files of `writeFiles` are whole. */
+export async function checkFiles(guest: Guest, disk: string): Promise<void> {
+  await guest.succeed(
+    `e2fsck -f -n /dev/${disk} && mount -o ro /dev/${disk} /mnt &&
+     cd /mnt && sha256sum -c --quiet sums && cd / && umount /mnt`,
+    { timeoutSeconds: 120 },
+  );
+}

@@ -6,11 +6,14 @@
  */
 import { systemClock } from '../core/clock.ts';
 import type { UsbDevice } from '../core/device.ts';
-import { parseSelector } from '../core/devices/usbfs/selector.ts';
-import { HostDeviceSource } from '../core/devices/usbfs/source.ts';
+import { parseSelector } from '../core/devices/host/selector.ts';
+import { HostDeviceSource } from '../core/devices/host/source.ts';
+import { isUsbfsSupported } from '../core/devices/usbfs/kernel.ts';
+import { usbfsBackend } from '../core/devices/usbfs/open.ts';
 import type { OptionSpec, VirtualKind } from '../core/devices/virtual/kind.ts';
 import { VIRTUAL_KINDS } from '../core/devices/virtual/kinds.ts';
 import { VirtualDevice } from '../core/devices/virtual/virtual-device.ts';
+import { webUsbBackend } from '../core/devices/webusb/open.ts';
 import { UserError } from '../core/errors.ts';
 import { type ExportSpec, readOptions } from '../core/export-spec.ts';
 import { openRemote } from '../usbip/remote-device.ts';
@@ -94,20 +97,36 @@ async function openVirtual(spec: ExportSpec, context: OpenContext): Promise<Sour
 const USB_OPTIONS: Readonly<Record<string, OptionSpec>> = {
   wait: { type: 'flag', help: 'export devices when they are plugged in, and again after that' },
   force: { type: 'flag', help: 'also if this machine uses the device: its disk is mounted, ...' },
+  backend: {
+    type: 'text',
+    help: 'usbfs (Linux; default), or webusb: the usb package (default elsewhere)',
+  },
 };
+
+const USB_BACKENDS = ['usbfs', 'webusb'];
 
 async function openUsb(spec: ExportSpec, context: OpenContext): Promise<Source> {
   const options = readOptions(spec, USB_OPTIONS, context.folder);
-  const source = new HostDeviceSource({
+  const backend = options.backend ?? (isUsbfsSupported() ? 'usbfs' : 'webusb');
+  if (typeof backend !== 'string' || !USB_BACKENDS.includes(backend)) {
+    throw new UserError(
+      `Cannot export ${spec.text}: backend=${backend}, wanted one of ${USB_BACKENDS.join(', ')}`,
+    );
+  }
+  const common = {
     selector: parseSelector(spec.target),
     spec: spec.text,
     wait: options.wait === true,
     force: options.force === true,
     clock: systemClock,
-    onAdded: (device, busId) => context.onAdded({ device, busId }),
+    onAdded: (device: UsbDevice, busId: string) => context.onAdded({ device, busId }),
     onGone: context.onGone,
     onRefused: context.onRefused,
-  });
+  };
+  const source =
+    backend === 'usbfs'
+      ? new HostDeviceSource(usbfsBackend, common)
+      : new HostDeviceSource(await webUsbBackend(), common);
   return { devices: await source.start(), stop: () => source.stop() };
 }
 

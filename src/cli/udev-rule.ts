@@ -1,6 +1,6 @@
 /** `urbgate udev-rule`: what lets devices be exported without root. */
 import { Command } from 'commander';
-import { parseSelector, udevRule } from '../core/devices/usbfs/selector.ts';
+import { parseSelector, udevRule } from '../core/devices/host/selector.ts';
 import { UserError } from '../core/errors.ts';
 import { parseExportSpec } from '../core/export-spec.ts';
 import { say } from './output.ts';

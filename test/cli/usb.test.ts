@@ -18,7 +18,15 @@ describe('usb: on the command line', function () {
     [['serve', '--export', 'usb:fffe:fffe'], /^Cannot export usb:fffe:fffe: no device matches/],
     [
       ['serve', '--export', 'usb:1-1,wiat'],
-      /unknown option wiat, wanted one of wait, force, busid/,
+      /unknown option wiat, wanted one of wait, force, backend, busid/,
+    ],
+    [
+      ['serve', '--export', 'usb:1-1,backend=libusb'],
+      /^Cannot export usb:1-1,backend=libusb: backend=libusb, wanted one of usbfs, webusb/,
+    ],
+    [
+      ['serve', '--export', 'usb:fffe:fffe,backend=webusb'],
+      /^Cannot export usb:fffe:fffe,backend=webusb: no device matches/,
     ],
     [['serve', '--export', 'usb:nothing'], /^Cannot find usb:nothing: not a device/],
   ];

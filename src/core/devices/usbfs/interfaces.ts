@@ -5,8 +5,8 @@
  * Each runs on a thread of its own, for the kernel may wait seconds for a device; one at a time.
  */
 import type { ControlEffect } from '../../control-effect.ts';
+import type { ActiveConfiguration } from '../host/configuration.ts';
 import { CLAIM_EXCEPT_DRIVER, ERRNO, IOCTL } from './abi.ts';
-import type { ActiveConfiguration } from './configuration.ts';
 import type { Memory, UsbfsFile } from './kernel.ts';
 
 /** struct usbdevfs_disconnect_claim: interface, flags, name of a driver. */

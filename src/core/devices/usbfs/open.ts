@@ -1,27 +1,38 @@
 /** From a device of this machine to one that can be exported, with every reason why not. */
 import { UserError } from '../../errors.ts';
+import {
+  type HostBackend,
+  NotPermitted,
+  type OpenHostOptions,
+  refuseUnfit,
+  refuseUsed,
+} from '../host/device.ts';
+import { usesOf } from '../host/in-use.ts';
+import {
+  driversOf,
+  listPluggedDevices,
+  nodePathOf,
+  readHostDevice,
+  type SysfsDevice,
+  type SysfsHostDevice,
+} from '../host/sysfs.ts';
 import { ARCHITECTURES, ERRNO } from './abi.ts';
-import { usesOf } from './in-use.ts';
 import { isUsbfsSupported, openUsbfsFile, type UsbfsFile } from './kernel.ts';
-import { type HostDevice, hasDriver, nodePathOf } from './sysfs.ts';
 import { ClaimError, UsbfsDevice } from './usbfs-device.ts';
 
-export interface OpenHostOptions {
-  /** Also if the machine uses it. */
-  readonly force: boolean;
-  readonly onGone: () => void;
-}
-
-/** The device is there, but may not be opened (yet): udev takes a moment. */
-export class NotPermitted extends UserError {}
+export const usbfsBackend: HostBackend<SysfsDevice, SysfsHostDevice> = {
+  list: async () => listPluggedDevices(),
+  read: readHostDevice,
+  open: openHostDevice,
+};
 
 /**
  * Takes a device from the kernel's drivers.
  *
  * @throws {UserError} if it cannot be had, or the machine uses it.
  */
-export async function openHostDevice(
-  device: HostDevice,
+async function openHostDevice(
+  device: SysfsHostDevice,
   options: OpenHostOptions,
 ): Promise<UsbfsDevice> {
   const refuse = (what: string) => new UserError(`Cannot export usb:${device.busId}: ${what}`);
@@ -30,13 +41,11 @@ export async function openHostDevice(
       `this is ${process.platform} on ${process.arch}, wanted Linux on ${ARCHITECTURES.join(', ')}`,
     );
   }
-  if (device.isHub) throw refuse('it is a hub, wanted a device');
-  if (device.isRemote) throw refuse('it is attached over USB/IP, wanted a device of this machine');
-  const uses = options.force ? [] : usesOf(device.folder);
-  if (uses.length > 0) throw refuse(`${uses.join(', ')}; end that, or add the option force`);
+  refuseUnfit(device);
+  if (!options.force) refuseUsed(device, usesOf(device.folder));
   try {
     // Without a driver it may have been left in the middle of something, by a gateway that was killed.
-    const isStray = !hasDriver(device);
+    const isStray = driversOf(device.folder, device.busId).length === 0;
     return await UsbfsDevice.take(openFile(device), { ...device, isStray, onGone: options.onGone });
   } catch (error) {
     if (!(error instanceof ClaimError)) throw error;
@@ -47,7 +56,7 @@ export async function openHostDevice(
   }
 }
 
-function openFile(device: HostDevice): UsbfsFile {
+function openFile(device: SysfsHostDevice): UsbfsFile {
   const path = nodePathOf(device);
   try {
     return openUsbfsFile(path);

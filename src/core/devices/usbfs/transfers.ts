@@ -11,8 +11,8 @@
 import { assert } from '../../assert.ts';
 import type { EndpointInfo } from '../../device.ts';
 import { type Room, type Urb, type UrbStatus, writeSetup } from '../../urb.ts';
+import { placeOf } from '../host/configuration.ts';
 import { ERRNO, FLAG, IOCTL, refusalOf, statusOf, submitStatus } from './abi.ts';
-import { placeOf } from './configuration.ts';
 import { failPart, type Part, partsOf, readPackets, writePackets } from './isochronous.ts';
 import type { Memory, UsbfsFile } from './kernel.ts';
 import { Block, TransferMemory } from './transfer-memory.ts';

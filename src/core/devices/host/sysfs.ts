@@ -9,33 +9,22 @@
  */
 import { readdirSync, readFileSync, realpathSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import type { Speed } from '../../device.ts';
+import type { HostDevice, PluggedDevice } from './device.ts';
 
 export const SYSFS_DEVICES = '/sys/bus/usb/devices';
 
-/** What can be read at any time. */
-export interface PluggedDevice {
-  /** The kernel's name for the place: 1-1.2. */
-  readonly busId: string;
+export interface SysfsDevice extends PluggedDevice {
   /** Folder in sysfs. */
   readonly folder: string;
   readonly busNumber: number;
   readonly deviceNumber: number;
-  /** Four hexadecimal digits. */
-  readonly vendorId: string;
-  readonly productId: string;
-  readonly isHub: boolean;
-  /** It is at the kernel's USB/IP client: somebody else's device. */
-  readonly isRemote: boolean;
-  readonly speed: Speed;
 }
 
-export interface HostDevice extends PluggedDevice {
-  readonly serialNumber: string;
+export interface SysfsHostDevice extends SysfsDevice, HostDevice {
   /** bConfigurationValue, 0 for none. */
   readonly configurationValue: number;
-  readonly label: string;
 }
 
 /**
@@ -54,32 +43,34 @@ const SPEED_BY_TEXT: Readonly<Record<string, Speed>> = {
 const HUB_CLASS = '09';
 
 /** Devices that are there now, root hubs left out. */
-export function listPluggedDevices(root: string = SYSFS_DEVICES): PluggedDevice[] {
+export function listPluggedDevices(root: string = SYSFS_DEVICES): SysfsDevice[] {
   const names = entriesOf(root).filter((name) => /^\d+-[\d.]+$/.test(name));
   return names.flatMap((name) => readPluggedDevice(root, name) ?? []);
 }
 
 /** Null if it goes away just now. */
-function readPluggedDevice(root: string, busId: string): PluggedDevice | null {
+function readPluggedDevice(root: string, busId: string): SysfsDevice | null {
   const folder = join(root, busId);
   const [bus, device] = [readAttribute(folder, 'busnum'), readAttribute(folder, 'devnum')];
   const speed = SPEED_BY_TEXT[readAttribute(folder, 'speed')];
-  if (bus === '' || device === '' || speed === undefined) return null;
+  // It has no number while it is reset.
+  if (bus === '' || device === '' || device === '0' || speed === undefined) return null;
   return {
     busId,
+    appearance: `${busId}/${device}`, // the kernel counts devices up
     folder,
     busNumber: Number(bus),
     deviceNumber: Number(device),
     vendorId: readAttribute(folder, 'idVendor'),
     productId: readAttribute(folder, 'idProduct'),
     isHub: readAttribute(folder, 'bDeviceClass') === HUB_CLASS,
-    isRemote: resolved(folder).includes('/vhci_hcd'),
+    isRemote: isAtVhci(folder),
     speed,
   };
 }
 
 /** Adds what the kernel may take its time to tell. */
-export async function readHostDevice(plugged: PluggedDevice): Promise<HostDevice> {
+export async function readHostDevice(plugged: SysfsDevice): Promise<SysfsHostDevice> {
   const read = (name: string) =>
     readFile(join(plugged.folder, name), 'utf8').then(
       (text) => text.trim(),
@@ -96,14 +87,20 @@ export async function readHostDevice(plugged: PluggedDevice): Promise<HostDevice
   };
 }
 
-/** Whether a driver of the kernel's, or a program, has an interface of it. */
-export function hasDriver({ folder, busId }: PluggedDevice): boolean {
+/** Names of the drivers that have its interfaces; `usbfs` where a program has one. */
+export function driversOf(folder: string, busId: string): string[] {
   const interfaces = entriesOf(folder).filter((name) => name.startsWith(`${busId}:`));
-  return interfaces.some((name) => entriesOf(join(folder, name, 'driver')).length > 0);
+  const drivers = interfaces.map((name) => basename(resolved(join(folder, name, 'driver'))));
+  return drivers.filter((name) => name !== '');
+}
+
+/** It is at the kernel's USB/IP client. */
+export function isAtVhci(folder: string): boolean {
+  return resolved(folder).includes('/vhci_hcd');
 }
 
 /** Its file of usbfs. */
-export function nodePathOf({ busNumber, deviceNumber }: PluggedDevice): string {
+export function nodePathOf({ busNumber, deviceNumber }: SysfsDevice): string {
   const digits = (number: number) => String(number).padStart(3, '0');
   return `/dev/bus/usb/${digits(busNumber)}/${digits(deviceNumber)}`;
 }

@@ -31,7 +31,7 @@ export class ActiveConfiguration {
   #endpoints: (EndpointInfo | undefined)[] = [];
 
   /**
-   * @param octets as usbfs has them: device descriptor, then each configuration.
+   * @param octets device descriptor, then each configuration.
    * @param value bConfigurationValue of the active configuration, 0 for none.
    * @throws {RangeError} if there is no device descriptor.
    */
@@ -73,6 +73,21 @@ export class ActiveConfiguration {
   /** bInterfaceNumber of each interface of the active configuration. */
   get interfaceNumbers(): number[] {
     return [...new Set(this.#active?.alternates.map(({ number }) => number))];
+  }
+
+  /** bConfigurationValue of the active configuration, 0 for none. */
+  get value(): number {
+    return this.#active?.value ?? 0;
+  }
+
+  /** bEndpointAddress of each endpoint of the active settings, endpoint 0 left out. */
+  get addresses(): number[] {
+    return this.#endpoints.flatMap((endpoint) => endpoint?.address ?? []);
+  }
+
+  /** bAlternateSetting of an interface. */
+  alternateOf(number: number): number {
+    return this.#alternates.get(number) ?? 0;
   }
 
   endpoint(address: number): EndpointInfo | undefined {

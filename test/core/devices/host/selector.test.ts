@@ -1,25 +1,22 @@
 import { strict as assert } from 'node:assert';
+import type { HostDevice } from '../../../../src/core/devices/host/device.ts';
 import {
   exportBusId,
   matches,
   parseSelector,
   udevRule,
-} from '../../../../src/core/devices/usbfs/selector.ts';
-import type { HostDevice } from '../../../../src/core/devices/usbfs/sysfs.ts';
+} from '../../../../src/core/devices/host/selector.ts';
 import { UserError } from '../../../../src/core/errors.ts';
 
 const DEVICE: HostDevice = {
   busId: '1-1.2',
-  folder: '/sys/x',
-  busNumber: 1,
-  deviceNumber: 7,
+  appearance: '1-1.2/7',
   vendorId: '0951',
   productId: '1666',
   serialNumber: 'A+B:7',
   isHub: false,
   isRemote: false,
   speed: 'high',
-  configurationValue: 1,
   label: 'stick',
 };
 
@@ -62,7 +59,7 @@ describe('usb: selectors', () => {
   });
 
   it('identifiers make a bus id that does not depend on the place', () => {
-    const elsewhere = { ...DEVICE, busId: '4-3', deviceNumber: 99, busNumber: 4 };
+    const elsewhere = { ...DEVICE, busId: '4-3', appearance: '4-3/99' };
     const ids = ['0951:1666', '0951:*', '*:*'].flatMap((target) =>
       [DEVICE, elsewhere].map((device) => exportBusId(parseSelector(target), device)),
     );

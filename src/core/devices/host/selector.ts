@@ -3,7 +3,7 @@
  * each part with `*` for anything.
  */
 import { UserError } from '../../errors.ts';
-import type { HostDevice, PluggedDevice } from './sysfs.ts';
+import type { HostDevice, PluggedDevice } from './device.ts';
 
 export type Selector =
   | { readonly type: 'bus-id'; readonly busId: string }

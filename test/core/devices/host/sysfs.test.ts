@@ -2,13 +2,13 @@ import { strict as assert } from 'node:assert';
 import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
-import { usesOf } from '../../../../src/core/devices/usbfs/in-use.ts';
+import { usesOf } from '../../../../src/core/devices/host/in-use.ts';
 import {
-  hasDriver,
+  driversOf,
   listPluggedDevices,
   nodePathOf,
   readHostDevice,
-} from '../../../../src/core/devices/usbfs/sysfs.ts';
+} from '../../../../src/core/devices/host/sysfs.ts';
 
 const KEYBOARD = '10000 7 ff9f207ac14057ff febeffdfffefffff fffffffffffffffe';
 const BUTTON = '10000000000000 0';
@@ -45,6 +45,7 @@ describe('devices of this machine, by sysfs', () => {
     plug('usb1');
     plug('1-1:1.0');
     plug('3-1', { speed: 'unknown' });
+    plug('3-2', { devnum: '0' });
     put({ 'platform/vhci_hcd.0/usb5/5-1/busnum': '5' });
     const remote = join(root, 'platform/vhci_hcd.0/usb5/5-1');
     put({ [`${remote.slice(root.length + 1)}/devnum`]: '3' });
@@ -67,13 +68,13 @@ describe('devices of this machine, by sysfs', () => {
 
   it('no folder, no devices', () => assert.deepEqual(listPluggedDevices(join(root, 'none')), []));
 
-  it('knows whether a driver has an interface', () => {
+  it('knows which drivers have an interface', () => {
     plug('1-1');
     put({ 'usb/1-1/1-1:1.0/bInterfaceNumber': '00', 'drivers/usb-storage/bind': '' });
-    const device = () => listPluggedDevices(join(root, 'usb'))[0] as never;
-    assert.equal(hasDriver(device()), false);
+    const drivers = () => driversOf(join(root, 'usb/1-1'), '1-1');
+    assert.deepEqual(drivers(), []);
     symlinkSync(join(root, 'drivers/usb-storage'), join(root, 'usb/1-1/1-1:1.0/driver'));
-    assert.equal(hasDriver(device()), true);
+    assert.deepEqual(drivers(), ['usb-storage']);
   });
 
   describe('in use', () => {

@@ -1,0 +1,206 @@
+/**
+ * Devices of a guest through the npm package `usb`, exported by a gateway in the guest and attached
+ * there with the stock client: class drivers, usbtest, the stall probe.
+ */
+import { strict as assert } from 'node:assert';
+import { rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { blockDevice, checkFiles, DISK_MODULES, writeFiles } from './lab/block-device.ts';
+import { bootGuest, type Guest } from './lab/guest.ts';
+import { hostCommand } from './lab/host-command.ts';
+import { compiled, labSource } from './lab/kernel.ts';
+import { createGadget, findDevice, type Gadget } from './lab/local-gadget.ts';
+import {
+  attachFrom,
+  driversOf,
+  exportedBusId,
+  serveOwn,
+  unplugWhileRead,
+} from './lab/own-devices.ts';
+import { checkoutFolder } from './lab/paths.ts';
+import { TYPED, typedThrough } from './lab/qemu-keyboard.ts';
+import { QemuMonitor } from './lab/qemu-monitor.ts';
+import { faults, SHORT_CASE } from './lab/stall-cases.ts';
+import { formatProbe, runProbe } from './lab/stall-probe.ts';
+import { formatUsbtest, loadUsbtest, runUsbtest, type UsbtestCase } from './lab/testusb.ts';
+import { type AttachedDevice, detachAll, loadVhci } from './lab/usbip.ts';
+import { bulkCases, sourceSinkGadget } from './lab/usbtest-gadgets.ts';
+
+const PROBE_ROUNDS = 200;
+const HALT_ROUNDS = 25;
+const MEBIBYTES = 2;
+const ITERATIONS = 4;
+/** In emulation, with the gateway in the guest too. */
+const CASE_SECONDS = 120;
+
+const say = (text: string) => console.log(`      ${text}`);
+
+describe('devices of the machine, through the usb package', function () {
+  this.timeout(600_000);
+  const monitor = new QemuMonitor();
+  const file = join(monitor.folder, 'disk');
+  let guest: Guest;
+
+  before(async () => {
+    await hostCommand('truncate', ['-s', '64M', file]);
+    guest = await bootGuest({
+      name: 'webusb',
+      qemuArguments: [
+        ...monitor.qemuArguments,
+        ...['-device', 'qemu-xhci,id=xhci'],
+        ...['-drive', `if=none,id=drive,file=${file},format=raw`],
+        ...['-device', 'usb-storage,bus=xhci.0,id=DISK,drive=drive,serial=DISK'],
+        ...['-device', 'usb-kbd,bus=xhci.0,serial=KBD'],
+      ],
+    });
+    await monitor.open();
+    await guest.succeed('modprobe xhci-pci', { timeoutSeconds: 60 });
+    await loadVhci(guest);
+    await guest.succeed(DISK_MODULES);
+    await guest.succeed('modprobe -a usbhid hid-generic evdev', { timeoutSeconds: 60 });
+  });
+
+  after(async () => {
+    monitor.close();
+    await guest?.kill();
+    rmSync(monitor.folder, { recursive: true, force: true });
+  });
+
+  afterEach(async function () {
+    if (guest.alive) await detachAll(guest);
+    if (this.currentTest?.isPassed()) assert.deepEqual(guest.kernelComplaints(), []);
+  });
+
+  it('disk: ext4 through the gateway, then on the machine itself', async () => {
+    const local = await findDevice(guest, 'DISK', 60);
+    await blockDevice(guest, local as AttachedDevice);
+    const drivers = await driversOf(guest, local.sysfs);
+    const gateway = await serveOwn(guest, 'usb:*:*:DISK,backend=webusb');
+    await writeFiles(guest, await blockDevice(guest, await attachFrom(guest, gateway)), MEBIBYTES);
+    await detachAll(guest);
+    await gateway.stop();
+    assert.equal(await driversOf(guest, local.sysfs), drivers);
+    await checkFiles(guest, await blockDevice(guest, local as AttachedDevice));
+  });
+
+  it('a disk that is mounted is refused, and says where', async () => {
+    const local = await findDevice(guest, 'DISK');
+    const disk = await blockDevice(guest, local as AttachedDevice);
+    await guest.succeed(`mount -o ro /dev/${disk} /mnt`);
+    const refusal = new RegExp(`usb:${local.busid}: /dev/${disk} is mounted on /mnt`);
+    await assert.rejects(serveOwn(guest, `usb:${local.busid},backend=webusb`), refusal);
+    await guest.succeed('ls /mnt/sums && umount /mnt');
+  });
+
+  it('keyboard: keys arrive, and again for the next client', async () => {
+    await findDevice(guest, 'KBD');
+    const gateway = await serveOwn(guest, 'usb:*:*:KBD,force,backend=webusb');
+    // The first client leaves while the keyboard has nothing to say.
+    for (let client = 1; client <= 2; client++) {
+      assert.deepEqual(await typedThrough(guest, monitor, gateway), TYPED);
+    }
+    await gateway.stop();
+  });
+
+  it('unplugged under load, plugged in again: comes back under the same bus id', async () => {
+    await findDevice(guest, 'DISK');
+    const gateway = await serveOwn(guest, 'usb:*:*:DISK,wait,backend=webusb');
+    const busId = exportedBusId(gateway);
+    const disk = await blockDevice(guest, await attachFrom(guest, gateway));
+    await unplugWhileRead(guest, disk, async () => {
+      await monitor.command('device_del', { id: 'DISK' });
+      await gateway.process.printed(new RegExp(`${busId} was unplugged`), 30);
+    });
+    const fds = await guest.succeed(`ls -l /proc/$(pgrep -f '[c]li/main.js serve')/fd`);
+    assert.doesNotMatch(fds, /bus\/usb/);
+    const raw = { driver: 'file', filename: file, locking: 'off' };
+    const again = { 'node-name': 'again', driver: 'raw', file: raw };
+    await monitor.command('blockdev-add', again);
+    const plug = { driver: 'usb-storage', bus: 'xhci.0', id: 'DISK', serial: 'DISK' };
+    await monitor.command('device_add', { ...plug, drive: 'again' });
+    await gateway.process.printed(new RegExp(`exporting ${busId} `), 30);
+    await checkFiles(guest, await blockDevice(guest, await attachFrom(guest, gateway)));
+    await detachAll(guest);
+    await gateway.stop();
+  });
+
+  async function throughGateway<T>(
+    gadget: Gadget,
+    work: (device: AttachedDevice) => Promise<T>,
+  ): Promise<T> {
+    const gateway = await serveOwn(guest, `usb:${gadget.busid},backend=webusb`);
+    const result = await work(await attachFrom(guest, gateway));
+    await detachAll(guest);
+    await gateway.stop();
+    await gadget.remove();
+    return result;
+  }
+
+  it('usbtest: control and bulk cases', async () => {
+    await loadUsbtest(guest, { pattern: 0 });
+    const gadget = await sourceSinkGadget(guest, { pattern: '0' });
+    const cases: UsbtestCase[] = bulkCases(0).map((one) => ({
+      ...one,
+      iterations: ITERATIONS,
+      timeoutSeconds: CASE_SECONDS,
+    }));
+    const results = await throughGateway(gadget, ({ node }) => runUsbtest(guest, node, cases));
+    const failed = results.filter(({ outcome }) => outcome !== 'pass');
+    assert.equal(failed.length, 0, `\n${formatUsbtest(results)}`);
+  });
+
+  it(`stall probe: short packet, ${PROBE_ROUNDS} rounds`, async () => {
+    await guest.run('rmmod usbtest');
+    // Every IN transfer of this gadget is one short packet more than it should be.
+    const gadget = await sourceSinkGadget(guest, { pattern: '2', bulk_buflen: '1000' });
+    const result = await throughGateway(gadget, ({ node }) =>
+      runProbe(guest, node, { rounds: PROBE_ROUNDS }, 60 + PROBE_ROUNDS),
+    );
+    say(formatProbe('gadget through the usb package', result));
+    assert.deepEqual(faults(SHORT_CASE, PROBE_ROUNDS, result), []);
+  });
+
+  it(`halt probe: ${HALT_ROUNDS} rounds of 8 reads at a halted endpoint`, async () => {
+    await guest.run('rmmod usbtest');
+    const program = await compiled(labSource('halt-probe.c'), ['-static']);
+    const gadget = await sourceSinkGadget(guest, { pattern: '2' });
+    const printed = await throughGateway(gadget, ({ node }) =>
+      guest.succeed(`${program} ${node} 81 8 ${HALT_ROUNDS}`, { timeoutSeconds: 300 }),
+    );
+    say(printed.trim());
+    assert.deepEqual(JSON.parse(printed), {
+      rounds: HALT_ROUNDS,
+      stalls: HALT_ROUNDS,
+      violations: 0,
+      lost: 0,
+      ends: { 2: HALT_ROUNDS * 7 },
+    });
+  });
+
+  it('a device that does not answer: unlinks end, and the next client has it', async () => {
+    await guest.succeed('rmmod usbhid');
+    const attributes = { report_length: '64', subclass: '0', protocol: '0', report_desc: 'x' };
+    const gadget = await createGadget(guest, { function: 'hid.usb0', attributes });
+    const hidg = (await guest.succeed('ls /dev/hidg* | tail -1')).trim();
+    const addresses = await guest.succeed(`cat ${gadget.sysfs}/*:1.0/ep_*/bEndpointAddress`);
+    const [out, input] = addresses.trim().split(/\s+/).sort();
+    const gateway = await serveOwn(guest, `usb:${gadget.busid},backend=webusb`);
+    const library = join(checkoutFolder(), 'dist', 'src', 'index.js');
+    const script = labSource('mute-device.mjs');
+    const client = guest.start(
+      `exec node ${script} ${library} ${gateway.port} ${gadget.busid} 0x${input} 0x${out}`,
+    );
+    client.end();
+    await client.printed(/reading\n/, 120);
+    await guest.succeed(`printf 'awake' > ${hidg}`);
+    const { stdout } = await client.result(30);
+    await gateway.stop();
+    await gadget.remove();
+    assert.deepEqual(JSON.parse(stdout.slice(stdout.indexOf('{'))), {
+      silent: 'unlinked',
+      refused: 'unlinked',
+      answer: 'ok',
+      data: 'awake',
+    });
+  });
+});
