@@ -1,8 +1,10 @@
 /**
- * One attachment and what it has: drives `usbip/attachment.ts` with sockets, vhci and a clock.
+ * One attachment and what it has: what `usbip/attachment.ts` decides, done with sockets and vhci.
  */
+import { systemClock } from '../core/clock.ts';
 import { UserError } from '../core/errors.ts';
-import { type Attachment, type AttachmentEvent, attachment, step } from '../usbip/attachment.ts';
+import type { AttachmentAction, AttachmentPhase } from '../usbip/attachment.ts';
+import { AttachmentDriver } from '../usbip/attachment-driver.ts';
 import { importDevice } from '../usbip/client.ts';
 import { DirectLink } from '../usbip/direct-link.ts';
 import { findBusId } from '../usbip/find-device.ts';
@@ -31,7 +33,7 @@ export class Supervised {
   readonly settled: Promise<void>;
   /** Resolves when it has ended for good. */
   readonly ended: Promise<void>;
-  readonly #machine: Attachment;
+  readonly #driver: AttachmentDriver;
   readonly #vhci: Vhci;
   readonly #log: Log;
   #link: Link | null = null;
@@ -42,7 +44,6 @@ export class Supervised {
   #attachedCount = 0;
   #attachedSince: Date | null = null;
   #lostSince: Date | null = null;
-  #timer: NodeJS.Timeout | undefined;
   #settle: () => void = () => {};
   #finish: () => void = () => {};
 
@@ -51,7 +52,12 @@ export class Supervised {
     this.request = request;
     this.#vhci = vhci;
     this.#log = log;
-    this.#machine = attachment({ wait: request.wait, persist: request.persist });
+    this.#driver = new AttachmentDriver({
+      wait: request.wait,
+      persist: request.persist,
+      clock: systemClock,
+      act: (action, before) => this.#act(action, before),
+    });
     this.settled = new Promise((resolve) => {
       this.#settle = resolve;
     });
@@ -66,23 +72,23 @@ export class Supervised {
   }
 
   get hasEnded(): boolean {
-    return this.#machine.phase === 'ended';
+    return this.#driver.phase === 'ended';
   }
 
   /** Why it has not come about. */
   get why(): string {
-    return this.#machine.why;
+    return this.#driver.why;
   }
 
   /** Unplugs the device, and tries no more. */
   async stop(): Promise<void> {
-    this.#event({ type: 'stop' });
+    this.#driver.event({ type: 'stop' });
     await this.ended;
   }
 
   status(): AttachmentStatus {
     const { server, busId, device, direct, wait, persist } = this.request;
-    const { phase, why } = this.#machine;
+    const { phase, why } = this.#driver;
     const link = this.#link;
     const counts = link?.counts ?? { urbs: 0, errors: 0, fences: 0, timedFences: 0 };
     return {
@@ -105,15 +111,8 @@ export class Supervised {
     };
   }
 
-  #event(event: AttachmentEvent): void {
-    const before = this.#machine.phase;
-    const action = step(this.#machine, event, performance.now(), Math.random());
-    const { phase, deadline, why } = this.#machine;
-    clearTimeout(this.#timer);
-    if (phase === 'waiting') {
-      const wait = Math.max(0, deadline - performance.now());
-      this.#timer = setTimeout(() => this.#event({ type: 'elapsed' }), wait + 1);
-    }
+  #act(action: AttachmentAction, before: AttachmentPhase): void {
+    const { phase, why } = this.#driver;
     if (phase !== before) this.#say(phase, why);
     if (phase !== 'connecting') this.#settle();
     if (action === 'connect') this.#connect();
@@ -137,7 +136,7 @@ export class Supervised {
         if (!(error instanceof UserError)) {
           this.#log.error({ err: error }, `Cannot attach ${targetText(this.request)}`);
         }
-        this.#event({ type: 'failed', why: error.message });
+        this.#driver.event({ type: 'failed', why: error.message });
       },
     );
   }
@@ -180,13 +179,13 @@ export class Supervised {
     this.#attachedSince = new Date();
     const { host, port } = this.request.server;
     this.#vhci.record(link.port, { host, service: String(port), busId: this.#busId ?? '?' });
-    this.#event({ type: 'connected' });
+    this.#driver.event({ type: 'connected' });
     link.ended.then((end) => {
       this.#link = null;
       this.#lostSince = new Date();
       this.#vhci.forget(link.port);
-      if (end === 'lost') this.#event({ type: 'lost', why: WHY_LOST });
-      else if (end === 'detached') this.#event({ type: 'detached' });
+      if (end === 'lost') this.#driver.event({ type: 'lost', why: WHY_LOST });
+      else if (end === 'detached') this.#driver.event({ type: 'detached' });
     });
   }
 }
