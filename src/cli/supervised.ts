@@ -1,7 +1,7 @@
 /**
  * One attachment and what it has: what `usbip/attachment.ts` decides, done with sockets and vhci.
  */
-import { systemClock } from '../core/clock.ts';
+import type { Clock } from '../core/clock.ts';
 import { UserError } from '../core/errors.ts';
 import type { AttachmentAction, AttachmentPhase } from '../usbip/attachment.ts';
 import { AttachmentDriver } from '../usbip/attachment-driver.ts';
@@ -47,7 +47,7 @@ export class Supervised {
   #settle: () => void = () => {};
   #finish: () => void = () => {};
 
-  constructor(id: string, request: AttachRequest, vhci: Vhci, log: Log) {
+  constructor(id: string, request: AttachRequest, vhci: Vhci, log: Log, clock: Clock) {
     this.id = id;
     this.request = request;
     this.#vhci = vhci;
@@ -55,7 +55,7 @@ export class Supervised {
     this.#driver = new AttachmentDriver({
       wait: request.wait,
       persist: request.persist,
-      clock: systemClock,
+      clock,
       act: (action, before) => this.#act(action, before),
     });
     this.settled = new Promise((resolve) => {

@@ -2,6 +2,7 @@
  * All attachments of a machine: one process, whose death unplugs them cleanly, since the kernel then
  * sees the end of each connection.
  */
+import { type Clock, systemClock } from '../core/clock.ts';
 import { UserError } from '../core/errors.ts';
 import type { Vhci } from '../usbip/vhci.ts';
 import {
@@ -20,14 +21,16 @@ const ATTACHMENTS_MAX = 128;
 export class Supervisor {
   readonly #vhci: Vhci;
   readonly #log: Log;
+  readonly #clock: Clock;
   readonly #attachments = new Map<string, Supervised>();
   #count = 0;
   /** Called when the last attachment has ended. */
   onIdle: () => void = () => {};
 
-  constructor(vhci: Vhci, log: Log) {
+  constructor(vhci: Vhci, log: Log, clock: Clock = systemClock) {
     this.#vhci = vhci;
     this.#log = log;
+    this.#clock = clock;
   }
 
   get attachmentCount(): number {
@@ -50,7 +53,8 @@ export class Supervisor {
       throw new UserError(`Cannot attach: there are ${ATTACHMENTS_MAX} attachments, the most`);
     }
     this.#vhci.ports(); // to know at once if there is no vhci
-    const one = new Supervised(`a${++this.#count}`, request, this.#vhci, this.#log);
+    const id = `a${++this.#count}`;
+    const one = new Supervised(id, request, this.#vhci, this.#log, this.#clock);
     this.#attachments.set(one.id, one);
     one.ended.then(() => {
       this.#attachments.delete(one.id);
