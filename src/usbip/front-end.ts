@@ -26,7 +26,7 @@ import {
 } from '../stall/retry-queue.ts';
 import { submitCommand, unlinkCommand } from './commands.ts';
 import type { FrameHandler } from './framer.ts';
-import { packetDescriptors, packetsOctets, readPackets } from './front-end-packets.ts';
+import { packetDescriptors, packetsOctets, readPackets, withoutGaps } from './front-end-packets.ts';
 import { type Handler, type Pending, replyOf } from './pending.ts';
 import { COMMAND, HEADER_OCTETS, RetSubmit, RetUnlink } from './protocol.ts';
 import { statusOf } from './status.ts';
@@ -79,8 +79,9 @@ export class FrontEnd implements FrameHandler {
   }
 
   /** Begins a transfer; `done` is called once, never before this returns. */
-  submit(transfer: Transfer, done: Handler): Pending {
-    const isIn = isInput(transfer);
+  submit(asked: Transfer, done: Handler): Pending {
+    const isIn = isInput(asked);
+    const transfer = withoutGaps(asked, isIn);
     assert(!(transfer.shortNotOk && !isIn), 'Cannot submit: short-not-ok is for IN transfers');
     assert((transfer.type === 'control') === (transfer.setup !== undefined));
     assert((transfer.type === 'isochronous') === (transfer.packets !== undefined));
