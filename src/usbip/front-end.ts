@@ -8,9 +8,10 @@
  *
  * A reply is found by its seqnum alone; what else it says is checked before it is used.
  */
-import { strict as assert } from 'node:assert';
+import { assert } from '../core/assert.ts';
 import { RemoteProtocolError } from '../core/errors.ts';
 import { STOPS_ON } from '../core/stops-on.ts';
+import type { UrbStatus } from '../core/urb.ts';
 import { Actions } from '../stall/actions.ts';
 import {
   connectionLost,
@@ -70,6 +71,7 @@ export class FrontEnd implements FrameHandler {
   #lost = false;
   /** The transfer whose reply's body is awaited. */
   #arriving: Pending | undefined;
+  #arrivingStatus: UrbStatus = 'ok';
 
   constructor(options: FrontEndOptions) {
     this.#options = options;
@@ -153,11 +155,12 @@ export class FrontEnd implements FrameHandler {
     assert(pending !== undefined);
     this.#arriving = undefined;
     // A chunk's memory is used again; what was gathered for this body is its own.
-    const own = pooled ? octets : Buffer.from(octets);
-    const { transfer, result } = pending;
-    if (transfer.packets === undefined) {
-      this.#replied(pending, { status: result.status, actualOctets: own.length, data: own });
-    } else this.#replied(pending, readPackets(transfer.packets, pending.in, result, own));
+    const own = pooled ? octets : copyOf(octets);
+    const { packets } = pending.transfer;
+    const status = this.#arrivingStatus;
+    if (packets === undefined) {
+      this.#replied(pending, { status, actualOctets: own.length, data: own });
+    } else this.#replied(pending, readPackets(packets, pending.in, pending.result, own));
   }
 
   #submitReply(view: DataView, at: number): number {
@@ -183,14 +186,16 @@ export class FrontEnd implements FrameHandler {
     // Some servers leave this to the client, as its USB core would set it right.
     const isShort = said === 'ok' && pending.transfer.shortNotOk && actualOctets < room;
     const status = isShort ? 'short' : said;
-    pending.result = { status, actualOctets, data: NO_OCTETS };
+    const bodyOctets = (pending.in ? actualOctets : 0) + descriptorOctets;
     if (pending.transfer.packets !== undefined) {
       const startFrame = view.getInt32(at + RetSubmit.offsets.startFrame);
-      pending.result = { ...pending.result, packets: [], startFrame };
+      pending.result = { status, actualOctets, data: NO_OCTETS, packets: [], startFrame };
     }
-    const bodyOctets = (pending.in ? actualOctets : 0) + descriptorOctets;
-    if (bodyOctets > 0) this.#arriving = pending;
-    else this.#replied(pending, pending.result);
+    if (bodyOctets > 0) {
+      this.#arriving = pending;
+      this.#arrivingStatus = status;
+    } else if (pending.transfer.packets !== undefined) this.#replied(pending, pending.result);
+    else this.#replied(pending, { status, actualOctets, data: NO_OCTETS });
     return bodyOctets;
   }
 
@@ -268,4 +273,11 @@ export class FrontEnd implements FrameHandler {
     }
     return queue;
   }
+}
+
+/** In half the time of `Buffer.from`, which looks first what it is given. */
+function copyOf(octets: Buffer): Buffer {
+  const own = Buffer.allocUnsafe(octets.length);
+  own.set(octets);
+  return own;
 }
