@@ -20,6 +20,7 @@ import { formatUsbtest, loadUsbtest, runUsbtest } from './lab/testusb.ts';
 import {
   type AttachTool,
   attachWith,
+  START_SECONDS,
   shownAttachments,
   urbgateCommand,
 } from './lab/urbgate-attach.ts';
@@ -31,9 +32,6 @@ const ROUNDS_LOADED = 300;
 const CONTROL_ROUNDS = 200;
 /** What the kernel's gadget can do: it stamps nothing. */
 const GADGET_CASE: ProbeCase = { ...SHORT_CASE, spec: '', settings: { stamps: false } };
-
-/** For Node to start under emulation: seconds, unless the machine has other work as well. */
-const START_SECONDS = 240;
 
 const say = (text: string) => console.log(text.replace(/^/gm, '      '));
 
