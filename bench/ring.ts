@@ -9,17 +9,17 @@
  * any client in Node. Ratios are taken round by round, so that a busy spell of the machine hits all of
  * them. The exit code says nothing of rates; it is 1 if a reply was wrong.
  */
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { loadavg, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
+import { type Client, cpuSeconds, type Figures, nativeClient, nodeClient } from './load/clients.ts';
 import {
   buildLoad,
   canPlace,
   type NodeClient,
   type Placement,
   ROOT,
-  runLoad,
   runMain,
   type ServerProcess,
   startGateway,
@@ -29,10 +29,7 @@ import { median } from './report.ts';
 
 const TCP_BUS_ID = '1-1';
 const RING_BUS_ID = '1-2';
-const WARMUP_SECONDS = 0.2;
 const IDLE_SECONDS = 5;
-/** Clock ticks of /proc/PID/stat. */
-const TICKS_PER_SECOND = 100;
 
 interface Row {
   readonly id: string;
@@ -60,57 +57,6 @@ const ROWS: readonly Row[] = [
   { id: 'out-60k-8', title: 'bulk out 60 KiB, depth 8', type: 'out', ...LARGE, depth: 8 },
   { id: 'out-60k-14', title: 'bulk out 60 KiB, depth 14', type: 'out', ...LARGE, depth: 14 },
 ];
-
-interface Figures {
-  readonly kiloUrbs: number;
-  readonly roundTripMicroseconds: number;
-  readonly serverCpuMicroseconds: number;
-  readonly clientCpuMicroseconds: number;
-}
-
-type Client = (row: Row, seconds: number) => Promise<Figures>;
-
-function cpuSeconds(pid: number): number {
-  const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
-  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-  return (Number(fields[11]) + Number(fields[12])) / TICKS_PER_SECOND;
-}
-
-function nodeClient(client: NodeClient, server: ServerProcess): Client {
-  return async ({ type, octets, depth }, seconds) => {
-    const before = cpuSeconds(server.pid);
-    const result = await client.ask({
-      ...{ type, octets, depth, seconds },
-      warmupSeconds: WARMUP_SECONDS,
-    });
-    if (result.problem !== undefined) throw new Error(`Wrong reply: ${result.problem}`);
-    // The warm-up is in this; it is of the same work.
-    const share = result.seconds / (result.seconds + WARMUP_SECONDS);
-    return {
-      kiloUrbs: result.urbs / result.seconds / 1000,
-      roundTripMicroseconds: result.roundTripMicrosecondsP50,
-      serverCpuMicroseconds: (((cpuSeconds(server.pid) - before) * share) / result.urbs) * 1e6,
-      clientCpuMicroseconds: (result.cpuSeconds / result.urbs) * 1e6,
-    };
-  };
-}
-
-function nativeClient(program: string, server: ServerProcess, placement: Placement): Client {
-  return async ({ type, octets, depth }, seconds) => {
-    const args = [
-      ...['--type', type, '--size', `${octets}`, '--depth', `${depth}`, '--busid', '1-3'],
-      ...['--port', `${server.port}`, '--server-pid', `${server.pid}`],
-      ...['--seconds', `${seconds}`, '--warmup', `${WARMUP_SECONDS}`],
-    ];
-    const result = await runLoad(program, args, seconds + WARMUP_SECONDS, placement);
-    return {
-      kiloUrbs: result.urbsPerSecond / 1000,
-      roundTripMicroseconds: result.roundTripMicrosecondsP50,
-      serverCpuMicroseconds: ((result.serverCpuSeconds ?? Number.NaN) / result.urbs) * 1e6,
-      clientCpuMicroseconds: (result.ownCpuSeconds / result.urbs) * 1e6,
-    };
-  };
-}
 
 interface Clients {
   readonly ring: Client;
@@ -190,7 +136,7 @@ async function main(): Promise<void> {
     const clients: Clients = {
       ring: nodeClient(ring, server),
       node: nodeClient(node, server),
-      native: nativeClient(program, server, placement),
+      native: nativeClient(program, server, '1-3', placement),
     };
     process.stdout.write(`| ${HEADINGS.join(' | ')} |\n`);
     process.stdout.write(`|${' --- |'.repeat(HEADINGS.length)}\n`);

@@ -20,10 +20,11 @@ import { formatUsbtest, loadUsbtest, runUsbtest } from './lab/testusb.ts';
 import {
   type AttachTool,
   attachWith,
+  START_SECONDS,
   shownAttachments,
   urbgateCommand,
 } from './lab/urbgate-attach.ts';
-import { detachAll, loadVhci, type UsbipServer, waitFree } from './lab/usbip.ts';
+import { detachAll, loadVhci, type UsbipServer, waitConfigured, waitFree } from './lab/usbip.ts';
 import { bulkCases, sourceSinkGadget } from './lab/usbtest-gadgets.ts';
 
 const ROUNDS = 1000;
@@ -48,7 +49,7 @@ describe('urbgate attach', function () {
     // One for all tests: Node takes seconds to start under emulation.
     const supervisor = guest.start(`exec ${urbgateCommand('attach --foreground')}`);
     supervisor.end();
-    await supervisor.printed(/Supervising/, 60);
+    await supervisor.printed(/Supervising/, START_SECONDS);
   });
 
   after(() => cabled?.kill());
@@ -171,18 +172,20 @@ describe('urbgate attach', function () {
   describe('testusb', () => {
     const cases = bulkCases(0);
 
-    it('passes through urbgate attach and urbgate serve', async () => {
-      await withGateway(['virtual:source-sink'], async (server) => {
-        await loadUsbtest(guest);
-        const { node } = await attachWith(guest, 'urbgate', '1-1', server);
-        const results = await runUsbtest(guest, node, cases);
-        say(formatUsbtest(results));
-        assert.deepEqual(
-          results.filter(({ outcome }) => outcome !== 'pass'),
-          [],
-        );
+    for (const tool of ['urbgate', 'urbgate --direct'] as const) {
+      it(`passes: ${tool}, urbgate serve`, async () => {
+        await withGateway(['virtual:source-sink'], async (server) => {
+          await loadUsbtest(guest);
+          const { node } = await attachWith(guest, tool, '1-1', server);
+          const results = await runUsbtest(guest, node, cases);
+          say(formatUsbtest(results));
+          assert.deepEqual(
+            results.filter(({ outcome }) => outcome !== 'pass'),
+            [],
+          );
+        });
       });
-    });
+    }
   });
 
   describe("testusb, the kernel's server", () => {
@@ -234,22 +237,24 @@ describe('urbgate attach', function () {
       });
     }
 
-    it("keeps files: urbgate, the kernel's server", async () => {
-      await guest.succeed('truncate -s 64M /run/medium');
-      const gadget = await createGadget(guest, {
-        function: 'mass_storage.0',
-        attributes: { 'lun.0/file': '/run/medium' },
+    for (const tool of ['urbgate', 'urbgate --direct'] as const) {
+      it(`keeps files: ${tool}, the kernel's server`, async () => {
+        await guest.succeed('truncate -s 64M /run/medium');
+        const gadget = await createGadget(guest, {
+          function: 'mass_storage.0',
+          attributes: { 'lun.0/file': '/run/medium' },
+        });
+        const server = await exportByKernel(guest, gadget);
+        try {
+          const device = await attachWith(guest, tool, gadget.busid, server);
+          await useDisk(await blockDevice(guest, device));
+        } finally {
+          await detachAll(guest);
+          await guest.run(`usbip unbind -b ${gadget.busid}`);
+          await gadget.remove();
+        }
       });
-      const server = await exportByKernel(guest, gadget);
-      try {
-        const device = await attachWith(guest, 'urbgate', gadget.busid, server);
-        await useDisk(await blockDevice(guest, device));
-      } finally {
-        await detachAll(guest);
-        await guest.run(`usbip unbind -b ${gadget.busid}`);
-        await gadget.remove();
-      }
-    });
+    }
   });
 
   describe('life', () => {
@@ -273,6 +278,50 @@ describe('urbgate attach', function () {
         await waitFree(guest, [first.port, second.port]);
         await attachWith(guest, 'urbgate', '1-1', server);
       });
+    });
+
+    it('--saved: comes up when the server does, and again when its supervisor was killed', async () => {
+      const options = { exports: ['virtual:serial', 'virtual:source-sink'] };
+      const absent = await cabled.startGateway({ ...options, arguments: ['--control', 'none'] });
+      const { address, port } = cabled.serverOf(absent);
+      await absent.kill(); // its port is free, and stays ours: there is nobody else
+      await guest.succeed(`cat > /run/attachments <<END
+# what is wanted at boot
+-r ${address}:${port} -b 1-1
+-r ${address}:${port} -d 0525:a4a0   # the other one
+END`);
+      // As a service would.
+      const boot = async () => {
+        const supervisor = guest.start(
+          `URBGATE_ATTACHMENTS=/run/attachments exec ${urbgateCommand('attach --saved --foreground')} --control /run/saved.sock 2>&1`,
+        );
+        supervisor.end();
+        await supervisor.printed(/Supervising/, START_SECONDS);
+        return supervisor;
+      };
+      let supervisor = await boot();
+      await supervisor.printed(/Waiting for [\s\S]*Waiting for/, START_SECONDS);
+      const gateway = await cabled.startGateway({
+        ...options,
+        arguments: ['--control', 'none'],
+        listenPort: port,
+      });
+      try {
+        const attached = /1-1 attached to vhci port (\d+)/;
+        const both = /attached to vhci port[\s\S]*attached to vhci port/;
+        for (let round = 0; round < 2; round++) {
+          await supervisor.printed(both, START_SECONDS);
+          const place = Number(attached.exec(supervisor.stdout)?.[1]);
+          await waitConfigured(guest, '1-1', place, 20);
+          supervisor.signal('SIGKILL');
+          await supervisor.result(10);
+          await waitFree(guest, [place]);
+          if (round === 0) supervisor = await boot();
+        }
+      } finally {
+        supervisor.signal('SIGKILL');
+        await gateway.kill();
+      }
     });
 
     it('--persist comes back to the same port after the server was killed and restarted', async () => {

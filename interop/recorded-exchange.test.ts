@@ -58,6 +58,7 @@ async function replay(sent: readonly Buffer[], capabilities: number): Promise<Bu
     onAdded: never,
     onGone: never,
     onRefused: never,
+    onAwaited: never,
   });
   for (const { device } of source.devices) registry.add(device, SPEC);
   const clock = new FakeClock();

@@ -194,6 +194,8 @@ export interface LoadResult {
   readonly roundTripMicrosecondsP99: number;
   readonly ownCpuSeconds: number;
   readonly serverCpuSeconds?: number;
+  /** Of a run through the relay; the warm-up is in it. */
+  readonly relayCpuSeconds?: number;
   /** CPU time of everything on the machine, stolen time included. */
   readonly machineCpuSeconds?: number;
   readonly errors: number;
@@ -252,21 +254,38 @@ export function attachIdle(program: string, port: number, busId: string): Promis
   });
 }
 
-/** A client of node-client.ts that has its device. */
-export interface NodeClient {
+/** A program in Node that answers each line of JSON with another. */
+export interface Answerer<Question, Answer> {
   readonly pid: number;
-  /** Runs one row. */
-  ask(row: ClientRow): Promise<ClientResult>;
+  ask(question: Question): Promise<Answer>;
   stop(): Promise<void>;
 }
+
+/** A client of node-client.ts that has its device; it runs rows. */
+export type NodeClient = Answerer<ClientRow, ClientResult>;
 
 /**
  * Starts a client in Node; see node-client.ts for its options.
  *
  * @throws {Error} if it ends before it has the device.
  */
-export async function startNodeClient(args: string[], placement: Placement): Promise<NodeClient> {
-  const script = join(import.meta.dirname, `node-client${extname(import.meta.filename)}`);
+export function startNodeClient(args: string[], placement: Placement): Promise<NodeClient> {
+  return startAnswerer('node-client', args, placement);
+}
+
+/** A relay, which runs usbip-load with the options that it is given; see relay.ts. */
+export type Relay = Answerer<readonly string[], LoadResult>;
+
+export function startRelay(port: number, busId: string, placement: Placement): Promise<Relay> {
+  return startAnswerer('relay', ['--tcp', `${port}`, '--busid', busId], placement);
+}
+
+async function startAnswerer<Question, Answer>(
+  name: string,
+  args: string[],
+  placement: Placement,
+): Promise<Answerer<Question, Answer>> {
+  const script = join(import.meta.dirname, `${name}${extname(import.meta.filename)}`);
   const flags = extname(script) === '.ts' ? process.execArgv : [];
   const command = [process.execPath, ...flags, script, ...args];
   const [file, rest] = bound(placement === 'together' ? SERVER_CPU : null, command);
@@ -275,7 +294,7 @@ export async function startNodeClient(args: string[], placement: Placement): Pro
   const iterator = lines[Symbol.asyncIterator]();
   const next = async () => {
     const { value, done } = await iterator.next();
-    if (done) throw new Error(`Cannot go on: the client ${args.join(' ')} has ended`);
+    if (done) throw new Error(`Cannot go on: ${name} ${args.join(' ')} has ended`);
     return value as string;
   };
   await next();
@@ -283,9 +302,9 @@ export async function startNodeClient(args: string[], placement: Placement): Pro
   if (placement === 'apart') {
     execFileSync('taskset', ['-p', '-c', CLIENT_CPU, `${pid}`], { stdio: 'ignore' });
   }
-  const ask = async (row: ClientRow) => {
-    child.stdin?.write(`${JSON.stringify(row)}\n`);
-    return JSON.parse(await next()) as ClientResult;
+  const ask = async (question: Question) => {
+    child.stdin?.write(`${JSON.stringify(question)}\n`);
+    return JSON.parse(await next()) as Answer;
   };
   return { pid, ask, stop: () => stop(child) };
 }

@@ -12,6 +12,9 @@
  * With --echo there is no USB/IP: the first 8 octets name the request and reply sizes (u32, network order),
  * then the very same messages flow and only the number of octets (and, for `in`, the zeros) is checked.
  *
+ * With --fd there is no import either: the descriptor is a connection that brings URBs at once, as the
+ * kernel's vhci_hcd is given it; --devid is the device's.
+ *
  * It never spins: it sleeps in recv(2), or in poll(2) while the socket's send buffer is full. Requests
  * go out in one sendmsg for as many as were answered since the last one; with --single one by one,
  * as the kernel's vhci_hcd sends them. One line of JSON on stdout; exit 1 after any wrong reply.
@@ -51,9 +54,10 @@ static struct {
   uint64_t urbs;            /* 0: run for `seconds` */
   int interface, alternate; /* SET_INTERFACE is sent if interface >= 0 */
   long serverPid;           /* 0: do not read the server's CPU time */
+  int fd;                   /* -1: connect and import */
   bool single, echo, hold;
 } options = {.host = "127.0.0.1", .port = "3240", .busid = "1-1", .size = 64, .depth = 1, .epIn = 1,
-             .epOut = 2, .seconds = 2, .warmup = 0.3, .interface = -1};
+             .epOut = 2, .seconds = 2, .warmup = 0.3, .interface = -1, .fd = -1};
 
 static int fd;
 static uint32_t devid, nextSeqnum = 1;
@@ -200,8 +204,10 @@ static uint32_t controlOnce(const uint8_t setup[8], void *data, uint32_t length,
   return actual;
 }
 
-static void attachDevice(void) {
-  uint8_t request[8 + 32] = {0x01, 0x11, 0x80, 0x03}, reply[8], record[312];
+static uint8_t record[312];
+
+static void importDevice(void) {
+  uint8_t request[8 + 32] = {0x01, 0x11, 0x80, 0x03}, reply[8];
   strncpy((char *)request + 8, options.busid, 31);
   sendAll(request, sizeof request);
   receiveAll(reply, sizeof reply, "the import reply");
@@ -210,12 +216,15 @@ static void attachDevice(void) {
   }
   receiveAll(record, sizeof record, "the device record");
   devid = get32(record + 288) << 16 | get32(record + 292);
+}
 
+static void attachDevice(void) {
+  if (options.fd < 0) importDevice();
   const uint8_t getDescriptor[8] = {0x80, 6, 0, 1, 0, 0, DESCRIPTOR_OCTETS, 0};
   uint32_t got = controlOnce(getDescriptor, descriptor, DESCRIPTOR_OCTETS, "get the device descriptor");
   /* The record's idVendor is in network order, the descriptor's (offset 8) is little-endian. */
-  if (got != DESCRIPTOR_OCTETS || descriptor[0] != 18 || descriptor[1] != 1 ||
-      descriptor[8] != record[301] || descriptor[9] != record[300]) {
+  bool same = options.fd >= 0 || (descriptor[8] == record[301] && descriptor[9] == record[300]);
+  if (got != DESCRIPTOR_OCTETS || descriptor[0] != 18 || descriptor[1] != 1 || !same) {
     failed("Cannot use the device descriptor: %u octets, type %u", got, descriptor[1]);
   }
   const uint8_t setConfiguration[8] = {0x00, 9, 1};
@@ -422,6 +431,7 @@ static const char usage[] =
     "usbip-load [--host H] [--port P] [--busid B] [--type control|in|out] [--size OCTETS] [--depth D]\n"
     "           [--seconds S | --urbs N] [--warmup S] [--single] [--ep-in N] [--ep-out N]\n"
     "           [--set-interface I[,ALTERNATE]] [--server-pid PID] [--echo] [--hold]\n"
+    "           [--fd DESCRIPTOR --devid ID]\n"
     "--hold: attach, report, then stay attached and idle until standard input ends\n";
 
 static uint32_t number(const char *text, const char *name, uint32_t min, uint32_t max) {
@@ -435,13 +445,14 @@ static uint32_t number(const char *text, const char *name, uint32_t min, uint32_
 }
 
 static void parseOptions(int argc, char **argv) {
-  enum { HOST, PORT, BUSID, TYPE, SIZE, DEPTH, SECONDS, URBS, WARMUP, SINGLE, EP_IN, EP_OUT, INTERFACE, PID, ECHO_, HOLD, HELP };
+  enum { HOST, PORT, BUSID, TYPE, SIZE, DEPTH, SECONDS, URBS, WARMUP, SINGLE, EP_IN, EP_OUT, INTERFACE, PID, ECHO_, HOLD, FD, DEVID, HELP };
   static const struct option names[] = {
       {"host", 1, 0, HOST}, {"port", 1, 0, PORT}, {"busid", 1, 0, BUSID}, {"type", 1, 0, TYPE},
       {"size", 1, 0, SIZE}, {"depth", 1, 0, DEPTH}, {"seconds", 1, 0, SECONDS}, {"urbs", 1, 0, URBS},
       {"warmup", 1, 0, WARMUP}, {"single", 0, 0, SINGLE}, {"ep-in", 1, 0, EP_IN},
       {"ep-out", 1, 0, EP_OUT}, {"set-interface", 1, 0, INTERFACE}, {"server-pid", 1, 0, PID},
-      {"echo", 0, 0, ECHO_}, {"hold", 0, 0, HOLD}, {"help", 0, 0, HELP}, {0}};
+      {"echo", 0, 0, ECHO_}, {"hold", 0, 0, HOLD}, {"fd", 1, 0, FD},
+      {"devid", 1, 0, DEVID}, {"help", 0, 0, HELP}, {0}};
   for (;;) {
     int index = 0, which = getopt_long(argc, argv, "", names, &index);
     if (which == -1) break;
@@ -470,6 +481,8 @@ static void parseOptions(int argc, char **argv) {
       case PID: options.serverPid = (long)number(optarg, name, 1, INT32_MAX); break;
       case ECHO_: options.echo = true; break;
       case HOLD: options.hold = true; break;
+      case FD: options.fd = (int)number(optarg, name, 3, 1023); break;
+      case DEVID: devid = number(optarg, name, 0, UINT32_MAX); break;
       default: fputs(usage, stderr); exit(which == HELP ? 0 : 2);
     }
   }
@@ -483,7 +496,8 @@ int main(int argc, char **argv) {
   uint8_t *buffer = malloc(READ_OCTETS);
   if (zeros == NULL || samples == NULL || buffer == NULL) failed("Cannot allocate buffers");
   explicit_bzero(zeros, zeroOctets); /* not calloc: its pages would all be the one zero page */
-  connectToServer();
+  if (options.fd >= 0) fd = options.fd;
+  else connectToServer();
   if (!options.echo) attachDevice();
   prepareRun();
   if (options.echo) {

@@ -7,8 +7,11 @@ import { type AttachedDevice, attach, type UsbipServer, waitConfigured } from '.
 /** What attaches: the stock tool, the relay, or the kernel by our hand. */
 export type AttachTool = 'usbip' | 'urbgate' | 'urbgate --direct';
 
-/** Node takes its time under emulation, and the first attach starts the supervisor. */
-const START_SECONDS = 60;
+/**
+ * Node takes its time under emulation, seconds, unless the machine has other work as well; and the first
+ * attach starts the supervisor.
+ */
+export const START_SECONDS = 240;
 
 /** A command of urbgate as the guest's shell runs it. */
 export function urbgateCommand(words: string): string {

@@ -144,7 +144,7 @@ async function supervise(
   stopOnSignal(close, log);
   if (options.background) endWhenIdle(supervisor, close);
   else say('Supervising attachments');
-  for (const one of requests) {
+  const begin = async (one: AttachRequest) => {
     try {
       tell(one, await supervisor.attach(one));
     } catch (error) {
@@ -152,7 +152,9 @@ async function supervise(
       if (!options.saved || !(error instanceof UserError)) throw error;
       log.warn(error.message);
     }
-  }
+  };
+  // All at once: one server that does not answer is no reason for the others to wait.
+  await Promise.all(requests.map(begin));
 }
 
 function endWhenIdle(supervisor: Supervisor, close: () => Promise<void>): void {

@@ -50,6 +50,8 @@ export class Gateway {
   readonly #listening: string[] = [];
   readonly #rings: { readonly platform: Platform; readonly backends: Backends }[] = [];
   readonly #sources = new Set<Source>();
+  /** Of devices that keep their bus id while they are gone, by that. */
+  readonly #keepers = new Map<string, Source>();
   /** Sums over the sessions that have ended. */
   readonly #pasts = new WeakMap<Export, UrbCounts>();
   /** Kept from claim to release: the export has forgotten its holder when it says 'released'. */
@@ -100,12 +102,14 @@ export class Gateway {
   async export(text: string, folder: string, busIdDefault?: string): Promise<ExportStatus[]> {
     const spec = parseExportSpec(text);
     if (spec.busId !== undefined) this.#registry.checkBusId(spec.busId, text);
+    let busId = spec.busId;
     const source = await openSource(spec, {
       folder,
       onFault: (error) => this.#log.error({ err: error }, `Device ${text} failed`),
-      onAdded: (one) => this.#came(one, text, spec.busId),
+      onAdded: (one) => this.#came(one, text, busId),
       onGone: (device) => this.#gone(device),
       onRefused: (reason) => this.#log.warn(reason),
+      onAwaited: (why) => this.#log.info(`${text} is awaited: ${why}`),
     });
     const added: Export[] = [];
     try {
@@ -119,17 +123,32 @@ export class Gateway {
       throw error;
     }
     this.#sources.add(source);
+    if (source.keepsBusId) {
+      busId ??= added[0]?.busId ?? this.#freeBusId(busIdDefault);
+      this.#registry.keep(busId);
+      this.#keepers.set(busId, source);
+    }
     for (const { busId } of added) this.#log.debug(`exported ${busId}: ${text}`);
     return added.map((one) => this.#statusOf(one));
   }
 
   /**
-   * Takes an export back; its client, if any, is told that the device has gone.
+   * Takes an export back; its client, if any, is told that the device has gone. One that is awaited
+   * under this bus id is so no longer.
    *
    * @throws {UserError} if there is no such bus id.
    */
   async unexport(busId: string): Promise<void> {
-    await this.#registry.remove(busId);
+    const keeper = this.#keepers.get(busId);
+    if (keeper !== undefined) {
+      keeper.stop();
+      this.#keepers.delete(busId);
+      this.#sources.delete(keeper);
+      this.#registry.giveUp(busId);
+    }
+    if (keeper === undefined || this.#registry.get(busId) !== undefined) {
+      await this.#registry.remove(busId);
+    }
     this.#log.debug(`unexported ${busId}`);
   }
 
@@ -158,8 +177,13 @@ export class Gateway {
     if (wanted !== undefined) {
       return this.#registry.add(one.device, text, this.#registry.freeBusIdBelow(wanted));
     }
-    const taken = busIdDefault !== undefined && this.#registry.get(busIdDefault) !== undefined;
-    return this.#registry.add(one.device, text, taken ? undefined : busIdDefault);
+    return this.#registry.add(one.device, text, this.#freeBusId(busIdDefault));
+  }
+
+  /** The default if it is free, or else the next free one. */
+  #freeBusId(busIdDefault: string | undefined): string {
+    const isTaken = busIdDefault === undefined || this.#registry.get(busIdDefault) !== undefined;
+    return isTaken ? this.#registry.freeBusId() : busIdDefault;
   }
 
   /** A device that a spec waits for was plugged in. */

@@ -16,7 +16,9 @@ import { VirtualDevice } from '../core/devices/virtual/virtual-device.ts';
 import { webUsbBackend } from '../core/devices/webusb/open.ts';
 import { UserError } from '../core/errors.ts';
 import { type ExportSpec, readOptions } from '../core/export-spec.ts';
+import { busIdOf } from '../usbip/find-device.ts';
 import { openRemote } from '../usbip/remote-device.ts';
+import { RemoteSource } from '../usbip/remote-source.ts';
 import { parseAddress } from './addresses.ts';
 
 export interface OpenContext {
@@ -30,6 +32,8 @@ export interface OpenContext {
   readonly onGone: (device: UsbDevice) => void;
   /** A device that was not asked for by name is left out. */
   readonly onRefused: (reason: string) => void;
+  /** The one device of the spec is not there. */
+  readonly onAwaited: (why: string) => void;
 }
 
 export interface Opened {
@@ -41,6 +45,8 @@ export interface Opened {
 /** What a spec led to: some devices now, perhaps more later. */
 export interface Source {
   readonly devices: readonly Opened[];
+  /** Whatever comes is one and the same device, again: it keeps its bus id. */
+  readonly keepsBusId?: boolean;
   /** Nothing more is to come. What was opened stays. */
   readonly stop: () => void;
 }
@@ -56,11 +62,8 @@ interface Scheme {
 const SCHEMES: ReadonlyMap<string, Scheme> = new Map([
   ['virtual', { open: openVirtual, help: () => VIRTUAL_KINDS.map(describeKind).join('\n') }],
   ['usb', { open: openUsb, help: describeUsb }],
-  ['remote', { open: openRemoteSpec, help: () => REMOTE_HELP }],
+  ['remote', { open: openRemoteSpec, help: describeRemote }],
 ]);
-
-const REMOTE_HELP =
-  '  remote:HOST[:PORT]/BUSID   a device of another USB/IP server, as urbgate list -r HOST shows it';
 
 /**
  * Makes the devices that a spec asks for; they are the caller's to dispose of.
@@ -137,16 +140,40 @@ function describeUsb(): string {
   ].join('\n');
 }
 
-async function openRemoteSpec(spec: ExportSpec): Promise<Source> {
-  const [, address, busId] = /^(.+)\/([^/]+)$/.exec(spec.target) ?? [];
-  if (address === undefined || busId === undefined) {
+const REMOTE_OPTIONS: Readonly<Record<string, OptionSpec>> = {
+  wait: {
+    type: 'flag',
+    help: 'export it when it is there, and again when it was gone and came back',
+  },
+};
+
+async function openRemoteSpec(spec: ExportSpec, context: OpenContext): Promise<Source> {
+  const [, server, which] = /^(.+)\/([^/]+)$/.exec(spec.target) ?? [];
+  if (server === undefined || which === undefined) {
     throw new UserError(
       `Cannot export ${spec.text}: "${spec.target}", wanted HOST[:PORT]/BUSID such as 10.0.0.2/1-1`,
     );
   }
-  readOptions(spec, {}, '');
-  const device = await openRemote(parseAddress(`export ${spec.text} from`, address, 1), busId);
-  return { devices: [{ device }], stop: () => {} };
+  const wait = readOptions(spec, REMOTE_OPTIONS, context.folder).wait === true;
+  const address = parseAddress(`export ${spec.text} from`, server, 1);
+  const source = new RemoteSource({
+    open: async () => await openRemote(address, await busIdOf(address, which)),
+    wait,
+    clock: systemClock,
+    onAdded: (device) => context.onAdded({ device }),
+    onGone: context.onGone,
+    onAwaited: context.onAwaited,
+  });
+  const devices = (await source.start()).map((device) => ({ device }));
+  return { devices, keepsBusId: wait, stop: () => source.stop() };
+}
+
+function describeRemote(): string {
+  return [
+    '  remote:HOST[:PORT]/BUSID   a device of another USB/IP server, as urbgate list -r HOST shows it;',
+    '      VVVV:PPPP[:SERIAL] in place of BUSID: wherever it is plugged in there',
+    ...optionLines(REMOTE_OPTIONS),
+  ].join('\n');
 }
 
 /** What `--help` says of SPEC. */

@@ -7,6 +7,7 @@
  * are unplugged and plugged in again. The controller is lost when it is taken away, or when the two
  * ends misunderstand each other.
  */
+import type { Clock } from '../core/clock.ts';
 import { UserError } from '../core/errors.ts';
 import { Frontend } from '../xenring/frontend.ts';
 import type { Platform } from '../xenring/platform.ts';
@@ -29,6 +30,7 @@ export interface ControllerOptions {
   readonly request: RingRequest;
   readonly rings: GuestRings;
   readonly log: Log;
+  readonly clock: Clock;
   /**
    * Makes an attachment of a device.
    *
@@ -66,7 +68,7 @@ export class SupervisedController implements Attachment {
   #lostSince: Date | null = null;
 
   constructor(options: ControllerOptions) {
-    const { id, request, log } = options;
+    const { id, request, log, clock } = options;
     this.id = id;
     this.controller = request.controller;
     this.#options = options;
@@ -76,6 +78,7 @@ export class SupervisedController implements Attachment {
       persist: request.persist,
       text: controllerText(request.controller),
       log,
+      clock,
       connect: () => this.#connect(),
       letGo: () => this.#letGo(),
       place: () => '',

@@ -1,4 +1,5 @@
 /** One attached device and what it has: its source, its place in vhci, and tries for both. */
+import type { Clock } from '../core/clock.ts';
 import type { Vhci } from '../usbip/vhci.ts';
 import type { AttachmentStatus } from './attach-protocol.ts';
 import type { Link, Source } from './attach-source.ts';
@@ -36,6 +37,7 @@ export interface SupervisedOptions {
   readonly persist: boolean;
   readonly vhci: Vhci;
   readonly log: Log;
+  readonly clock: Clock;
   /** The port of vhci where it is to be, if that is free. */
   readonly wantedPort?: number;
 }
@@ -54,7 +56,7 @@ export class Supervised implements Attachment {
   #lostSince: Date | null = null;
 
   constructor(options: SupervisedOptions) {
-    const { id, wait, persist, text, log, wantedPort } = options;
+    const { id, wait, persist, text, log, clock, wantedPort } = options;
     this.id = id;
     this.#options = options;
     this.#port = wantedPort;
@@ -63,6 +65,7 @@ export class Supervised implements Attachment {
       persist,
       text,
       log,
+      clock,
       connect: () => this.#connect(),
       letGo: async () => await this.#link?.close(),
       place: () => ` to vhci port ${this.port}`,

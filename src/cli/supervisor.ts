@@ -2,6 +2,7 @@
  * All attachments of a machine: one process, whose death unplugs them cleanly, since the kernel then
  * sees the end of each connection.
  */
+import { type Clock, systemClock } from '../core/clock.ts';
 import { UserError } from '../core/errors.ts';
 import type { Vhci } from '../usbip/vhci.ts';
 import {
@@ -28,15 +29,22 @@ export class Supervisor {
   readonly #log: Log;
   readonly #rings: GuestRings;
   readonly #attachments = new Map<string, Attachment>();
+  readonly #clock: Clock;
   #count = 0;
   /** Called when the last attachment has ended. */
   onIdle: () => void = () => {};
 
-  /** Other rings are for tests. */
-  constructor(vhci: Vhci, log: Log, rings: GuestRings = new XenGuestRings()) {
+  /** Other rings and another clock are for tests. */
+  constructor(
+    vhci: Vhci,
+    log: Log,
+    rings: GuestRings = new XenGuestRings(),
+    clock: Clock = systemClock,
+  ) {
     this.#vhci = vhci;
     this.#rings = rings;
     this.#log = log;
+    this.#clock = clock;
   }
 
   get attachmentCount(): number {
@@ -79,6 +87,7 @@ export class Supervisor {
           request,
           rings: this.#rings,
           log: this.#log,
+          clock: this.#clock,
           supervise: (text, source, wantedPort) =>
             this.#supervise(text, source, wishes, wantedPort),
         }),
@@ -92,7 +101,8 @@ export class Supervisor {
     wantedPort?: number,
   ): Supervised {
     const place = wantedPort === undefined ? {} : { wantedPort };
-    const options = { text, source, wait, persist, vhci: this.#vhci, log: this.#log, ...place };
+    const [vhci, log, clock] = [this.#vhci, this.#log, this.#clock];
+    const options = { text, source, wait, persist, vhci, log, clock, ...place };
     return this.#add((id) => new Supervised({ id, ...options }));
   }
 

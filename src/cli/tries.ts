@@ -1,22 +1,18 @@
 /**
- * Drives `usbip/attachment.ts`: asks for a connection, tries again when its time has come, and says
- * how it stands. What is connected, and how, is the caller's.
+ * One thing that is attached: asks for a connection, tries again when its time has come, and says how it
+ * stands. What is connected, and how, is the caller's; when, `usbip/attachment.ts` decides.
  */
+import type { Clock } from '../core/clock.ts';
 import { UserError } from '../core/errors.ts';
-import {
-  type Attachment,
-  type AttachmentEvent,
-  type AttachmentOptions,
-  type AttachmentPhase,
-  attachment,
-  step,
-} from '../usbip/attachment.ts';
+import type { AttachmentAction, AttachmentOptions, AttachmentPhase } from '../usbip/attachment.ts';
+import { AttachmentDriver } from '../usbip/attachment-driver.ts';
 import type { Log } from './log.ts';
 
 export interface TriesOptions extends AttachmentOptions {
   /** What is attached, for people. */
   readonly text: string;
   readonly log: Log;
+  readonly clock: Clock;
   /**
    * Makes the connection, and resolves when it is there.
    *
@@ -34,15 +30,16 @@ export class Tries {
   readonly settled: Promise<void>;
   /** Resolves when it has ended for good. */
   readonly ended: Promise<void>;
-  readonly #machine: Attachment;
+  readonly #driver: AttachmentDriver;
   readonly #options: TriesOptions;
-  #timer: NodeJS.Timeout | undefined;
   #settle: () => void = () => {};
   #finish: () => void = () => {};
 
   constructor(options: TriesOptions) {
     this.#options = options;
-    this.#machine = attachment(options);
+    const { wait, persist, clock } = options;
+    const act = (action: AttachmentAction, before: AttachmentPhase) => this.#act(action, before);
+    this.#driver = new AttachmentDriver({ wait, persist, clock, act });
     this.settled = new Promise((resolve) => {
       this.#settle = resolve;
     });
@@ -57,43 +54,36 @@ export class Tries {
   }
 
   get phase(): AttachmentPhase {
-    return this.#machine.phase;
+    return this.#driver.phase;
   }
 
   get hasEnded(): boolean {
-    return this.#machine.phase === 'ended';
+    return this.#driver.phase === 'ended';
   }
 
   /** Why it has not come about. */
   get why(): string {
-    return this.#machine.why;
+    return this.#driver.why;
   }
 
   /** The other side has gone; nothing is left of the connection. */
   lost(why: string): void {
-    this.#event({ type: 'lost', why });
+    this.#driver.event({ type: 'lost', why });
   }
 
   /** Somebody has ended it at this machine. */
   detached(): void {
-    this.#event({ type: 'detached' });
+    this.#driver.event({ type: 'detached' });
   }
 
   /** Ends it, and tries no more. */
   async stop(): Promise<void> {
-    this.#event({ type: 'stop' });
+    this.#driver.event({ type: 'stop' });
     await this.ended;
   }
 
-  #event(event: AttachmentEvent): void {
-    const before = this.#machine.phase;
-    const action = step(this.#machine, event, performance.now(), Math.random());
-    const { phase, deadline } = this.#machine;
-    clearTimeout(this.#timer);
-    if (phase === 'waiting') {
-      const wait = Math.max(0, deadline - performance.now());
-      this.#timer = setTimeout(() => this.#event({ type: 'elapsed' }), wait + 1);
-    }
+  #act(action: AttachmentAction, before: AttachmentPhase): void {
+    const { phase } = this.#driver;
     if (phase !== before) this.#say();
     if (phase !== 'connecting') this.#settle();
     if (action === 'connect') this.#connect();
@@ -105,7 +95,7 @@ export class Tries {
 
   #say(): void {
     const { log, text, place } = this.#options;
-    const { phase, why } = this.#machine;
+    const { phase, why } = this.#driver;
     if (phase === 'attached') log.info(`${text} attached${place()}`);
     else if (phase === 'waiting') log.info(`${text} is awaited: ${why}`);
     else if (phase === 'ended') log.info(`${text} ended: ${why}`);
@@ -117,11 +107,11 @@ export class Tries {
       () => {
         if (this.hasEnded)
           letGo(); // it was stopped meanwhile
-        else this.#event({ type: 'connected' });
+        else this.#driver.event({ type: 'connected' });
       },
       (error) => {
         if (!(error instanceof UserError)) log.error({ err: error }, `Cannot attach ${text}`);
-        this.#event({ type: 'failed', why: error.message });
+        this.#driver.event({ type: 'failed', why: error.message });
       },
     );
   }

@@ -47,6 +47,8 @@ export interface RegistryEvents {
 
 export class Registry extends EventEmitter<RegistryEvents> {
   readonly #exports = new Map<string, Export>();
+  /** Bus ids of devices that are gone for a while: not for others who do not ask for them by name. */
+  readonly #kept = new Set<string>();
   /** Being closed: not to be claimed yet. */
   readonly #closing = new Set<Export>();
 
@@ -77,7 +79,7 @@ export class Registry extends EventEmitter<RegistryEvents> {
    *
    * @throws {UserError} if the bus id is malformed or taken.
    */
-  add(device: UsbDevice, spec: string, busId: string = this.#freeBusId()): Export {
+  add(device: UsbDevice, spec: string, busId: string = this.freeBusId()): Export {
     this.checkBusId(busId, spec);
     const bus = Number(BUS_ID.exec(busId)?.[1]);
     const taken = new Set(this.list().map((one) => one.bus * 65536 + one.deviceNumber));
@@ -152,10 +154,20 @@ export class Registry extends EventEmitter<RegistryEvents> {
     return `${busId}.${port}`;
   }
 
-  #freeBusId(): string {
+  /** The first of 1-1, 1-2, ... that is neither taken nor kept. */
+  freeBusId(): string {
     let port = 1;
-    while (this.#exports.has(`1-${port}`)) port++;
+    while (this.#exports.has(`1-${port}`) || this.#kept.has(`1-${port}`)) port++;
     return `1-${port}`;
+  }
+
+  /** Keeps a bus id for a device that comes and goes, until `giveUp`. */
+  keep(busId: string): void {
+    this.#kept.add(busId);
+  }
+
+  giveUp(busId: string): void {
+    this.#kept.delete(busId);
   }
 }
 

@@ -4,7 +4,7 @@
  * The server is asked for the stall protocol (extension.ts). One that refuses the request may have
  * compared all 32 octets of the bus id, so it is asked once more without.
  */
-import { connect, type Socket } from 'node:net';
+import type { Socket } from 'node:net';
 import type { Speed } from '../core/device.ts';
 import { RemoteProtocolError, UserError } from '../core/errors.ts';
 import { transferWithin } from '../core/transfer-within.ts';
@@ -30,7 +30,7 @@ import {
 } from './protocol.ts';
 import type { RelayDevice } from './relay-device.ts';
 import { formatAddress, type ListenAddress } from './server.ts';
-import { setUserTimeout } from './sockets.ts';
+import { connectReading, setUserTimeout, writeGathered } from './sockets.ts';
 import type { Transfer, TransferResult } from './transfer.ts';
 
 /** For connecting and importing. */
@@ -41,6 +41,8 @@ const KEEPALIVE_MILLISECONDS = 10_000;
 const USER_TIMEOUT_MILLISECONDS = 20_000;
 /** What fits the field of OP_REQ_IMPORT, with its NUL. */
 const BUS_ID_OCTETS_MAX = 31;
+/** Octets asked of the kernel in one read; all connections share the memory. */
+const READ_MEMORY = Buffer.allocUnsafeSlow(256 * 1024);
 const REPLY_OCTETS = OpCommon.octets + DeviceRecord.octets;
 
 export interface ImportOptions {
@@ -59,9 +61,13 @@ export class RemoteDevice implements RelayDevice {
   readonly closed: Promise<void>;
   readonly #socket: Socket;
   readonly #frontEnd: FrontEnd;
+  readonly #framer: Framer;
+  readonly #flush = () => this.#sendAll();
+  /** Commands that handlers bring forth leave together, when all replies of a chunk are handled. */
+  #receiving = false;
 
   /** Use `importDevice`. */
-  constructor({ socket, reply, rest }: Granted, options: ImportOptions) {
+  constructor({ socket, reply, rest, listen }: Granted, options: ImportOptions) {
     this.#socket = socket;
     this.record = DeviceRecord.read(reply, OpCommon.octets);
     const agreed = readCapabilities(pathOf(reply)) ?? 0;
@@ -70,27 +76,19 @@ export class RemoteDevice implements RelayDevice {
       deviceId: this.deviceId,
       stallProtocol: this.stallProtocol,
       holdBack: options.holdBack ?? 'short-not-ok',
-      send: (octets) => this.#send(octets),
+      onOutput: () => {
+        if (!this.#receiving) process.nextTick(this.#flush);
+      },
     });
-    const framer = new Framer(this.#frontEnd, new BufferPool());
-    const receive = (chunk: Buffer) => {
-      try {
-        framer.receive(chunk);
-      } catch (error) {
-        // A handler's own exception is the program's: it goes where exceptions go.
-        socket.destroy();
-        if (!(error instanceof RemoteProtocolError)) throw error;
-      }
-    };
+    this.#framer = new Framer(this.#frontEnd, new BufferPool());
     this.closed = new Promise((resolve) => {
       socket.once('close', () => {
         this.#frontEnd.lost();
         resolve();
       });
     });
-    if (rest.length > 0) receive(rest);
-    socket.on('data', receive);
-    socket.resume();
+    if (rest.length > 0) this.#receive(rest);
+    listen((chunk) => this.#receive(chunk));
     setUserTimeout(socket, USER_TIMEOUT_MILLISECONDS);
   }
 
@@ -165,14 +163,23 @@ export class RemoteDevice implements RelayDevice {
     await this.closed;
   }
 
-  /** Commands of one turn leave in one gathered write. */
-  #send(octets: Uint8Array): void {
-    const socket = this.#socket;
-    if (socket.writableCorked === 0) {
-      socket.cork();
-      process.nextTick(() => socket.uncork());
+  #receive(chunk: Buffer): void {
+    this.#receiving = true;
+    try {
+      this.#framer.receive(chunk);
+    } catch (error) {
+      // A handler's own exception is the program's: it goes where exceptions go.
+      this.#socket.destroy();
+      if (!(error instanceof RemoteProtocolError)) throw error;
+    } finally {
+      this.#receiving = false;
+      this.#sendAll();
     }
-    socket.write(octets);
+  }
+
+  #sendAll(): void {
+    const pieces = this.#frontEnd.take();
+    if (!this.#socket.destroyed) writeGathered(this.#socket, pieces);
   }
 }
 
@@ -196,10 +203,12 @@ export interface Granted {
   readonly reply: Buffer;
   /** What arrived behind it. */
   readonly rest: Buffer;
+  /** Goes on reading; each chunk is valid during the call. */
+  readonly listen: (receive: (chunk: Buffer) => void) => void;
 }
 
 /**
- * Imports a device and leaves its connection to the caller, who must listen to it at once.
+ * Imports a device and leaves its connection to the caller, which is not read from until `listen`.
  *
  * @throws {UserError} if the server cannot be reached or refuses.
  */
@@ -230,19 +239,20 @@ export async function importSocket(
 function ask(address: ListenAddress, what: string, body: Buffer): Promise<Granted | number> {
   const common = { version: VERSION, code: OPERATION.requestImport, status: 0 };
   return new Promise((resolve, reject) => {
-    const socket = connect({
+    const options = {
       ...address,
       noDelay: true,
       keepAlive: true,
       keepAliveInitialDelay: KEEPALIVE_MILLISECONDS,
-    });
+    };
+    const socket = connectReading(options, READ_MEMORY, (chunk) => receive(chunk));
     let received: Buffer = Buffer.alloc(0);
     const fail = (why: string) => {
       socket.destroy();
       reject(new UserError(`${what}: ${why}`));
     };
     const timer = setTimeout(() => fail('no answer in time'), IMPORT_MILLISECONDS);
-    const onData = (chunk: Buffer) => {
+    let receive = (chunk: Buffer) => {
       received = Buffer.concat([received, chunk]);
       if (received.length < OpCommon.octets) return;
       const { version, code, status } = OpCommon.read(received);
@@ -256,19 +266,22 @@ function ask(address: ListenAddress, what: string, body: Buffer): Promise<Grante
         settle();
         socket.pause(); // until the caller listens
         const reply = received.subarray(0, REPLY_OCTETS);
-        resolve({ socket, reply, rest: received.subarray(REPLY_OCTETS) });
+        const listen = (call: (chunk: Buffer) => void) => {
+          receive = call;
+          socket.resume();
+        };
+        resolve({ socket, reply, rest: received.subarray(REPLY_OCTETS), listen });
       }
     };
     const settle = () => {
       clearTimeout(timer);
-      socket.off('data', onData);
+      receive = () => {};
     };
     socket.on('error', (error) => fail(error.message));
     socket.once('close', () => {
       clearTimeout(timer);
       fail('the connection was closed');
     });
-    socket.on('data', onData);
     socket.write(Buffer.concat([OpCommon.write(common), body]));
   });
 }

@@ -30,6 +30,16 @@ export function formatIdentity({ vendorId, productId, serial }: DeviceIdentity):
 }
 
 /**
+ * The bus id that is meant by a bus id, or by VVVV:PPPP[:SERIAL].
+ *
+ * @throws {UserError} as `findBusId` does.
+ */
+export async function busIdOf(server: ListenAddress, which: string): Promise<string> {
+  const identity = parseIdentity(which);
+  return identity === undefined ? which : await findBusId(server, identity);
+}
+
+/**
  * The bus id of the device; for one with a serial number each that could be it is imported for a
  * moment, since lists do not show serial numbers.
  *

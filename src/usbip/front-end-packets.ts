@@ -6,7 +6,34 @@
 import { RemoteProtocolError } from '../core/errors.ts';
 import { IsoDescriptor, RetSubmit } from './protocol.ts';
 import { statusOf } from './status.ts';
-import type { PacketRequest, PacketResult, Transfer, TransferResult } from './transfer.ts';
+import {
+  type PacketRequest,
+  type PacketResult,
+  roomOf,
+  type Transfer,
+  type TransferResult,
+} from './transfer.ts';
+
+/**
+ * The same transfer with its packets close together and filling the buffer, which usbipd-win wants.
+ * Results are like that whatever was asked for.
+ */
+export function withoutGaps(transfer: Transfer, isIn: boolean): Transfer {
+  const { packets, data } = transfer;
+  if (packets === undefined) return transfer;
+  let sum = 0;
+  let isDense = true;
+  const dense = packets.map(({ offset, octets }) => {
+    isDense &&= offset === sum;
+    sum += octets;
+    return { offset: sum - octets, octets };
+  });
+  if (isDense && sum === roomOf(transfer, isIn)) return transfer;
+  if (isIn) return { ...transfer, octets: sum, packets: dense };
+  const pieces = packets.map(({ offset, octets }) => data?.subarray(offset, offset + octets));
+  const whole = Buffer.concat(pieces.filter((piece) => piece !== undefined));
+  return { ...transfer, data: whole, packets: dense };
+}
 
 export function packetDescriptors(packets: readonly PacketRequest[]): Buffer {
   const all = Buffer.alloc(packets.length * IsoDescriptor.octets);

@@ -5,7 +5,7 @@
 import type { UsbDevice } from '../core/device.ts';
 import { Registry } from '../core/registry.ts';
 import { type ImportOptions, importDevice, type RemoteDevice } from './client.ts';
-import { findBusId, parseIdentity } from './find-device.ts';
+import { busIdOf } from './find-device.ts';
 import { type ListedDevice, listDevices } from './list-client.ts';
 import { USBIP_PORT } from './protocol.ts';
 import { type ListenAddress, type ServerLog, UsbipServer } from './server.ts';
@@ -36,9 +36,7 @@ export class Connection {
    * @throws {UserError} if the server has no such device, or somebody else has it.
    */
   async importDevice(which: string, options?: ImportOptions): Promise<RemoteDevice> {
-    const identity = parseIdentity(which);
-    const busId = identity === undefined ? which : await findBusId(this.address, identity);
-    return await importDevice(this.address, busId, options);
+    return await importDevice(this.address, await busIdOf(this.address, which), options);
   }
 
   /** WebUSB for this server's devices. */

@@ -2,7 +2,8 @@
  * A device of another USB/IP server as one of this gateway's: `remote:HOST[:PORT]/BUSID`.
  *
  * The connection is made when the device is exported and stays until it is not exported any more;
- * the other server sees one client all that time. When that server goes, the device is removed.
+ * the other server sees one client all that time. When that server goes, the device has gone for good:
+ * `remote-source.ts` gets another.
  *
  * Queues: this gateway's session decides when a URB starts, as for any device, and gives one at a
  * time of each endpoint (isochronous ones: as many as there are). So nothing is at the other server
@@ -35,7 +36,10 @@ export class RemoteUsbDevice implements UsbDevice {
   readonly #remote: RemoteDevice;
   readonly #endpoints: RemoteEndpoints;
   readonly #pendings = new Map<Urb, Pending>();
+  /** Resolves when the connection is gone: because `dispose` was called, or by itself. */
+  readonly gone: Promise<'disposed' | 'lost'>;
   #host: DeviceHost | null = null;
+  #isDisposed = false;
 
   /** Use `openRemote`. */
   constructor(remote: RemoteDevice, endpoints: RemoteEndpoints, label: string) {
@@ -55,7 +59,10 @@ export class RemoteUsbDevice implements UsbDevice {
       interfaces: endpoints.interfaces,
       label,
     };
-    remote.closed.then(() => this.#host?.removed());
+    this.gone = remote.closed.then(() => {
+      this.#host?.removed();
+      return this.#isDisposed ? 'disposed' : 'lost';
+    });
   }
 
   endpoint(address: number): EndpointInfo | undefined {
@@ -98,6 +105,7 @@ export class RemoteUsbDevice implements UsbDevice {
   }
 
   async dispose(): Promise<void> {
+    this.#isDisposed = true;
     await this.#remote.close();
   }
 }

@@ -1,5 +1,5 @@
 /**
- * What Node.js has no public call for on sockets that a server accepted.
+ * Sockets read into given memory, and what Node.js has no public call for.
  *
  * Reading: a 'data' listener costs a fresh 64 KiB allocation a read and never gets more in one
  * read. The `onread` option of `net.Socket` reads into a given buffer, which halves the cost of
@@ -10,7 +10,13 @@
  * Dead peers: TCP keepalive notices a silent peer only while nothing is under way; data that is never
  * acknowledged is sent again for a quarter of an hour. TCP_USER_TIMEOUT (tcp(7)) bounds that.
  */
-import { type Server, Socket, type SocketConstructorOpts } from 'node:net';
+import {
+  connect,
+  type Server,
+  Socket,
+  type SocketConstructorOpts,
+  type TcpNetConnectOpts,
+} from 'node:net';
 import koffi from 'koffi';
 import type { Loan } from '../core/urb.ts';
 
@@ -89,6 +95,22 @@ export function readInto(
   Object.assign(socket as unknown as Internals, { server, _server: server });
   socket.resume();
   return socket;
+}
+
+/**
+ * Connects, and calls `receive` with a view of `memory` for each read. Any number of sockets may share
+ * the memory: it is filled and consumed in one turn.
+ */
+export function connectReading(
+  options: TcpNetConnectOpts,
+  memory: Buffer,
+  receive: (chunk: Buffer) => void,
+): Socket {
+  const callback = (octets: number) => {
+    receive(memory.subarray(0, octets));
+    return true;
+  };
+  return connect({ ...options, onread: { buffer: memory, callback } });
 }
 
 /**

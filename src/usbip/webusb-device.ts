@@ -1,9 +1,8 @@
 /**
  * USBDevice of WebUSB over a device of a USB/IP server: no root, no driver, no kernel module.
  *
- * Each method follows the steps that the specification gives it (https://wicg.github.io/webusb/,
- * "USBDevice Interface"), in their order, since the order decides which error a program sees. Errors
- * are `DOMException`s:
+ * Each method follows its steps in the specification (https://wicg.github.io/webusb/) in their order,
+ * which decides what error a program sees. Errors are `DOMException`s:
  *
  * | name | when |
  * | --- | --- |
@@ -32,6 +31,7 @@ import { OpenDevice } from './webusb-open.ts';
 import {
   addressOf,
   assertClaimed,
+  assertLength,
   controlSetup,
   fault,
   gone,
@@ -213,6 +213,7 @@ export class WebUsbDevice extends DeviceDescription {
 
   /** `length` in octets. */
   async transferIn(endpointNumber: number, length: number): Promise<UsbInTransferResult> {
+    assertLength(length);
     const { open, transfer } = this.#prepare('in', endpointNumber, ['bulk', 'interrupt']);
     const result = await open.transfer({ ...transfer, octets: length });
     return { data: viewOf(result.data), status: statusOf(result) };
@@ -229,8 +230,8 @@ export class WebUsbDevice extends DeviceDescription {
     endpointNumber: number,
     packetLengths: readonly number[],
   ): Promise<UsbIsochronousInTransferResult> {
-    const { open, transfer } = this.#prepare('in', endpointNumber, ['isochronous']);
     const { packets, octets } = layOut(packetLengths);
+    const { open, transfer } = this.#prepare('in', endpointNumber, ['isochronous']);
     const result = await open.transfer({ ...transfer, octets, packets });
     return packetsIn(packets, octets, result);
   }
@@ -240,8 +241,8 @@ export class WebUsbDevice extends DeviceDescription {
     data: Octets,
     packetLengths: readonly number[],
   ): Promise<UsbIsochronousOutTransferResult> {
-    const { open, transfer } = this.#prepare('out', endpointNumber, ['isochronous']);
     const { packets, octets } = layOut(packetLengths);
+    const { open, transfer } = this.#prepare('out', endpointNumber, ['isochronous']);
     const all = octetsOf(data);
     if (all.length !== octets) {
       throw fault('DataError', `${all.length} octets in packets of ${octets} in all`);

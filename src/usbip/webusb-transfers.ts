@@ -118,10 +118,21 @@ export function intervalOf(
   return Math.max(1, Math.round((endpoint?.intervalMicroseconds ?? 0) / unitMicroseconds));
 }
 
+/**
+ * `[EnforceRange] unsigned long`.
+ *
+ * @throws {TypeError} for a number that is none, as in a browser.
+ */
+export function assertLength(length: number): void {
+  if (Number.isInteger(length) && length >= 0 && length < 2 ** 32) return;
+  throw new TypeError(`Cannot transfer ${length} octets: wanted a whole number below 2^32`);
+}
+
 /** Packets one behind the other. */
 export function layOut(lengths: readonly number[]) {
   let octets = 0;
   const packets = lengths.map((length) => {
+    assertLength(length);
     const packet = { offset: octets, octets: length };
     octets += length;
     return packet;

@@ -63,12 +63,14 @@ export class RemoteUsb extends EventTarget {
    * The first device that fits one of the filters; no filter fits all.
    *
    * @throws {DOMException} NotFoundError if there is none.
+   * @throws {TypeError} if a filter has a part without the one that it belongs to.
    */
   async requestDevice(options: {
     readonly filters: readonly UsbDeviceFilter[];
     readonly exclusionFilters?: readonly UsbDeviceFilter[];
   }): Promise<WebUsbDevice> {
     const { filters, exclusionFilters = [] } = options;
+    for (const filter of [...filters, ...exclusionFilters]) assertValid(filter);
     for (const device of await this.getDevices()) {
       const wanted = filters.length === 0 || filters.some((filter) => fits(device, filter));
       if (wanted && !exclusionFilters.some((filter) => fits(device, filter))) return device;
@@ -135,6 +137,25 @@ export class RemoteUsb extends EventTarget {
 
 function keyOf(server: ListenAddress, { busId, vendorId, productId, deviceNumber }: ListedDevice) {
   return [formatAddress(server), busId, deviceNumber, vendorId, productId].join(' ');
+}
+
+/** "A filter is valid". */
+function assertValid({
+  vendorId,
+  productId,
+  classCode,
+  subclassCode,
+  protocolCode,
+}: UsbDeviceFilter): void {
+  const lacks = (part: number | undefined, of: number | undefined) =>
+    part !== undefined && of === undefined;
+  if (lacks(productId, vendorId)) throw new TypeError('Cannot filter: productId without vendorId');
+  if (lacks(subclassCode, classCode)) {
+    throw new TypeError('Cannot filter: subclassCode without classCode');
+  }
+  if (lacks(protocolCode, subclassCode)) {
+    throw new TypeError('Cannot filter: protocolCode without subclassCode');
+  }
 }
 
 /** "A USB device matches a device filter". */

@@ -8,6 +8,7 @@ import { type ListenAddress, UsbipServer } from '../../src/usbip/server.ts';
 import { VhciLink } from '../../src/usbip/vhci-link.ts';
 import { type FakeKernel, FakeVhci } from './fake-vhci.ts';
 import { IN, OUT, type Reply, type SubmitReply, setupOctets } from './scripted-client.ts';
+import { UsbipdWin } from './usbipd-win.ts';
 
 const DEPTH = 8;
 /** Packets of a transfer of 1000 octets. */
@@ -21,6 +22,7 @@ describe('relay between a server and vhci', function () {
   let address: ListenAddress;
   let vhci: FakeVhci;
   let link: VhciLink | undefined;
+  let windows: UsbipdWin | undefined;
   let kernel: FakeKernel;
   /** A handler runs, or what it wants unlinked is not sent. */
   let busy = false;
@@ -38,12 +40,15 @@ describe('relay between a server and vhci', function () {
   afterEach(async () => {
     await link?.close();
     link = undefined;
+    await windows?.close();
+    assert.deepEqual(windows?.faults ?? [], []);
+    windows = undefined;
     await server.close();
     vhci.remove();
   });
 
-  async function attach(stallProtocol: boolean): Promise<VhciLink> {
-    const remote = await importDevice(address, '1-1', { stallProtocol, holdBack: 'all' });
+  async function attach(stallProtocol: boolean, at = address): Promise<VhciLink> {
+    const remote = await importDevice(at, '1-1', { stallProtocol, holdBack: 'all' });
     const endpoints = await readEndpoints(remote, await readDescriptors(remote));
     link = new VhciLink(remote, endpoints, vhci, { threads });
     kernel = vhci.attached.get(link.port) as FakeKernel;
@@ -64,12 +69,20 @@ describe('relay between a server and vhci', function () {
     return { seqnum, octets: kernel.wire.submit({ seqnum, ...fields }) };
   }
 
-  for (const stallProtocol of [true, false]) {
-    const kind = stallProtocol ? 'that speaks the stall protocol' : 'that does not';
+  const kinds = {
+    'that speaks the stall protocol': () => attach(true),
+    'that does not': () => attach(false),
+    'like usbipd-win': async () => {
+      const device = new VirtualDevice(sourceSink.define({ short: 1000, stamp: true } as never));
+      windows = new UsbipdWin(device);
+      await attach(true, await windows.listen());
+    },
+  };
 
+  for (const [kind, attachTo] of Object.entries(kinds)) {
     /** The driver's handler runs a while after the report has been read, as on a busy machine. */
     it(`lets nothing move behind an error, with a server ${kind}`, async () => {
-      await attach(stallProtocol);
+      await attachTo();
       for (let round = 0; round < 20; round++) {
         const reads = Array.from({ length: DEPTH }, read);
         const rest = reads.slice(1).map(({ seqnum }) => seqnum);
@@ -100,7 +113,7 @@ describe('relay between a server and vhci', function () {
     });
 
     it(`goes on in order if the driver unlinks nothing, with a server ${kind}`, async () => {
-      await attach(stallProtocol);
+      await attachTo();
       const reads = Array.from({ length: DEPTH }, read);
       kernel.send(...reads.map(({ octets }) => octets));
       const replies = await Promise.all(reads.map(({ seqnum }) => kernel.reply(seqnum)));

@@ -158,6 +158,59 @@ describe('WebUSB', () => {
       await ready();
       const wrong = { ...getDescriptor, value: 0x10000 };
       await assert.rejects(device.controlTransferIn(wrong, 18), TypeError);
+      const nobody = { ...getDescriptor, recipient: 'nobody' as never };
+      await assert.rejects(device.controlTransferIn(nobody, 18), TypeError);
+      await assert.rejects(device.controlTransferIn(getDescriptor, 0x10000), TypeError);
+      for (const length of [-1, 1.5, Number.NaN, 2 ** 32]) {
+        await assert.rejects(device.transferIn(1, length), TypeError);
+        await assert.rejects(device.isochronousTransferIn(3, [8, length]), TypeError);
+        await assert.rejects(
+          device.isochronousTransferOut(4, new Uint8Array(8), [length]),
+          TypeError,
+        );
+      }
+      assert.equal(device.opened, true);
+    });
+
+    it('of filters that no device can be meant by', async () => {
+      await give();
+      for (const filter of [
+        { productId: 1 },
+        { subclassCode: 1 },
+        { classCode: 1, protocolCode: 1 },
+      ]) {
+        const excluded = { filters: [], exclusionFilters: [filter] };
+        await assert.rejects(usb.requestDevice({ filters: [filter] }), TypeError);
+        await assert.rejects(usb.requestDevice(excluded), TypeError);
+      }
+    });
+
+    it('where two would do, of the step that comes first', async () => {
+      await give(); // not open
+      await rejects(device.selectConfiguration(9), 'NotFoundError');
+      await rejects(device.selectConfiguration(1), 'InvalidStateError');
+      await ready();
+      await device.releaseInterface(0);
+      await rejects(device.selectAlternateInterface(0, 9), 'InvalidStateError');
+      await rejects(device.isochronousTransferIn(1, [512]), 'InvalidAccessError');
+      await rejects(device.isochronousTransferOut(9, new Uint8Array(), []), 'NotFoundError');
+      await rejects(device.isochronousTransferOut(2, new Uint8Array(), []), 'InvalidAccessError');
+      await rejects(device.transferOut(2, new Uint8Array(1)), 'InvalidStateError');
+      await registry.remove('1-1');
+      await usb.getDevices();
+      for (const call of [
+        () => device.close(),
+        () => device.selectConfiguration(9),
+        () => device.claimInterface(9),
+        () => device.releaseInterface(9),
+        () => device.selectAlternateInterface(9, 9),
+        () => device.controlTransferOut(getDescriptor),
+        () => device.clearHalt('in', 9),
+        () => device.transferOut(9, new Uint8Array(1)),
+        () => device.reset(),
+      ]) {
+        await rejects(call(), 'NotFoundError');
+      }
     });
   });
 
@@ -199,6 +252,14 @@ describe('WebUSB', () => {
     assert.equal((await device.transferIn(1, 512)).status, 'stall');
     await device.clearHalt('in', 1);
     assert.equal((await device.transferIn(1, 512)).status, 'ok');
+  });
+
+  it('a stall of what is written is a result, with what was taken', async () => {
+    await ready({ take: 512 });
+    const { bytesWritten, status } = await device.transferOut(2, new Uint8Array(2048));
+    assert.deepEqual([bytesWritten, status], [512, 'stall']);
+    await device.clearHalt('out', 2);
+    assert.equal((await device.transferOut(2, new Uint8Array(256))).status, 'ok');
   });
 
   it('a babble is a result', async () => {
