@@ -8,7 +8,7 @@
 import { strict as assert } from 'node:assert';
 import { connect, type Socket } from 'node:net';
 import { REQUEST } from '../../../src/core/descriptors.ts';
-import type { EndpointInfo, UsbDevice } from '../../../src/core/device.ts';
+import type { EndpointInfo, Speed, UsbDevice } from '../../../src/core/device.ts';
 import { type SetupPacket, Urb, type UrbStatus } from '../../../src/core/urb.ts';
 import { within } from '../deadline.ts';
 import {
@@ -32,7 +32,7 @@ import { TransferQueues } from './transfer-queue.ts';
 const PLUG_SECONDS = 20;
 /** Of the device's only configuration. */
 const CONFIGURATION = 1;
-const SPEEDS = ['low', 'full', 'high', 'super'] as const;
+const SPEEDS: readonly Speed[] = ['low', 'full', 'high', 'super'];
 const NO_OCTETS = Buffer.alloc(0);
 
 const STATUS_OF: Partial<Record<UrbStatus, number>> = {
@@ -114,7 +114,7 @@ export class RedirectedDevice {
       vendorId,
       productId,
     } = this.#device.info;
-    const number = SPEEDS.findIndex((name) => name === speed);
+    const number = SPEEDS.indexOf(speed);
     assert(number >= 0, `Cannot redirect a device of ${speed} speed`);
     this.#sendSettings();
     const identity = { class: deviceClass, subclass, protocol, vendorId, productId };
