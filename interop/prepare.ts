@@ -8,6 +8,7 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
+import { guestTools } from './lab/guest-tools.ts';
 import { labImages } from './lab/images.ts';
 import { testusbProgram } from './lab/kernel.ts';
 import { cacheFolder, checkoutFolder } from './lab/paths.ts';
@@ -18,6 +19,7 @@ try {
   const { kernel } = await labImages();
   await testusbProgram();
   await prepareXen();
+  await guestTools();
   const environment = { URBGATE_XEN: (await xenFiles()).folder };
   writeFileSync(join(checkoutFolder(), 'dist', 'environment.json'), JSON.stringify(environment));
   console.log(`Guests run Linux ${kernel.release} (${kernel.version}) from ${cacheFolder()}`);

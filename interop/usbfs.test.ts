@@ -1,16 +1,17 @@
 /**
  * Devices of a machine, exported through usbfs by a gateway in a guest and attached there again by
- * the stock client: usbtest's cases and the stall probe on a gadget of the kernel's.
+ * the stock client: usbtest's cases on gadgets of the kernel's, the stall probe on one of ours.
  */
 import { strict as assert } from 'node:assert';
-import { startGatewayInGuest } from './lab/gateway.ts';
 import { bootGuest, type Guest } from './lab/guest.ts';
 import { compiled, labSource } from './lab/kernel.ts';
 import type { Gadget } from './lab/local-gadget.ts';
-import { faults, SHORT_CASE } from './lab/stall-cases.ts';
-import { formatProbe, runProbe, underLoad } from './lab/stall-probe.ts';
+import { faults, SHORT_CASE, showsTheHole } from './lab/stall-cases.ts';
+import { formatProbe } from './lab/stall-probe.ts';
+import { stampedGadget } from './lab/stamped-gadget.ts';
 import { formatUsbtest, loadUsbtest, runUsbtest, type UsbtestCase } from './lab/testusb.ts';
-import { type AttachedDevice, attach, detachAll, loadVhci } from './lab/usbip.ts';
+import { GADGET_CASES, probeStamped, throughGateway } from './lab/usbfs-cases.ts';
+import { detachAll, loadVhci } from './lab/usbip.ts';
 import {
   bulkCases,
   INTERRUPT_CASES,
@@ -20,6 +21,7 @@ import {
 
 const PROBE_ROUNDS = 1000;
 const PROBE_ROUNDS_LOADED = 200;
+const CONTROL_ROUNDS = 100;
 const HALT_ROUNDS = 200;
 
 /** In emulation, with the gateway in the guest too. */
@@ -43,24 +45,8 @@ describe('devices of the machine, through usbfs', function () {
     if (this.currentTest?.isPassed()) assert.deepEqual(guest.kernelComplaints(), []);
   });
 
-  /** Exports a device of the guest, attaches it in the same guest, and tidies up. */
-  async function throughGateway<T>(
-    gadget: Gadget,
-    work: (device: AttachedDevice) => Promise<T>,
-  ): Promise<T> {
-    const gateway = await startGatewayInGuest(guest, {
-      exports: [`usb:${gadget.busid}`],
-      arguments: ['--control', 'none'],
-    });
-    const server = { address: '127.0.0.1', port: gateway.port };
-    const result = await work(await attach(guest, gadget.busid, server));
-    await detachAll(guest);
-    await gateway.stop();
-    return result;
-  }
-
   async function usbtest(gadget: Gadget, cases: readonly UsbtestCase[]): Promise<void> {
-    const results = await throughGateway(gadget, ({ node }) =>
+    const results = await throughGateway(guest, gadget, ({ node }) =>
       runUsbtest(
         guest,
         node,
@@ -80,32 +66,40 @@ describe('devices of the machine, through usbfs', function () {
     });
   }
 
-  /** Every IN transfer of this gadget is one short packet more than it should be. */
-  const shortGadget = () => sourceSinkGadget(guest, { pattern: '2', bulk_buflen: '1000' });
-
-  for (const { load, rounds } of [
-    { load: false, rounds: PROBE_ROUNDS },
-    { load: true, rounds: PROBE_ROUNDS_LOADED },
-  ]) {
-    const how = load ? 'guest loaded' : 'guest idle';
-    it(`stall probe: short packet, ${rounds} rounds, ${how}`, async () => {
-      await guest.run('rmmod usbtest');
-      const gadget = await shortGadget();
-      const result = await throughGateway(gadget, ({ node }) => {
-        const measure = () => runProbe(guest, node, { rounds }, 60 + rounds);
-        return load ? underLoad(guest, measure) : measure();
+  for (const one of GADGET_CASES) {
+    for (const load of one.name === SHORT_CASE.name ? [false, true] : [false]) {
+      const rounds = load ? PROBE_ROUNDS_LOADED : PROBE_ROUNDS;
+      const how = load ? 'guest loaded' : 'guest idle';
+      it(`stall probe: ${one.name}, ${rounds} rounds, ${how}`, async () => {
+        const gadget = await stampedGadget(guest, one.device);
+        const result = await throughGateway(guest, gadget, (device) =>
+          probeStamped(guest, device, one.settings, { rounds, load }),
+        );
+        await gadget.remove();
+        say(formatProbe(`gadget through usbfs: ${one.name}`, result));
+        assert.deepEqual(faults(one, rounds, result), []);
       });
-      await gadget.remove();
-      say(formatProbe(`gadget through usbfs, ${how}`, result));
-      assert.deepEqual(faults(SHORT_CASE, rounds, result), []);
-    });
+    }
   }
+
+  it('stall probe: finds violations when the gateway holds nothing', async () => {
+    const gadget = await stampedGadget(guest, { octets: 1000 });
+    const result = await throughGateway(
+      guest,
+      gadget,
+      (device) => probeStamped(guest, device, {}, { rounds: CONTROL_ROUNDS }),
+      ['--stall-hold', '0'],
+    );
+    await gadget.remove();
+    say(formatProbe('gadget through usbfs, no hold', result));
+    assert(showsTheHole(result), 'the probe finds nothing here, so that it proves nothing there');
+  });
 
   it(`halt probe: ${HALT_ROUNDS} rounds of 8 reads in flight at a halted endpoint`, async () => {
     await guest.run('rmmod usbtest');
     const program = await compiled(labSource('halt-probe.c'), ['-static']);
     const gadget = await sourceSinkGadget(guest, { pattern: '2' });
-    const printed = await throughGateway(gadget, ({ node }) =>
+    const printed = await throughGateway(guest, gadget, ({ node }) =>
       guest.succeed(`${program} ${node} 81 8 ${HALT_ROUNDS}`, { timeoutSeconds: 300 }),
     );
     await gadget.remove();

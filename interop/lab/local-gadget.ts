@@ -14,6 +14,8 @@ export interface GadgetOptions {
   vendorId?: string;
   productId?: string;
   serialNumber?: string;
+  /** Called before it is plugged in, when the function is there: for a program that serves it. */
+  serve?: () => Promise<void>;
 }
 
 /** Where a USB device of a guest is. */
@@ -63,7 +65,9 @@ echo ${serialNumber} > strings/0x409/serialnumber
 mkdir functions/${options.function}
 ${attributes}
 mkdir configs/c.1
-ln -s functions/${options.function} configs/c.1
+ln -s functions/${options.function} configs/c.1`);
+  await options.serve?.();
+  await guest.succeed(`cd ${folder}
 for controller in $(ls /sys/class/udc); do echo $controller > UDC 2> /dev/null && break; done
 [ -n "$(cat UDC)" ] || { echo 'Cannot plug in the gadget: no controller takes it' >&2; exit 1; }`);
   const device = await findDevice(guest, serialNumber);

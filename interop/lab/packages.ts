@@ -5,8 +5,10 @@
  * are only unpacked into the cache (kernel.ts), never installed.
  */
 
+import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { hostCommand } from './host-command.ts';
+import { cached } from './paths.ts';
 
 /** What is needed to boot a plain guest and drive stock tools in it. */
 export const GUEST_PACKAGES: readonly string[] = [
@@ -48,7 +50,25 @@ export const XEN_PACKAGES: readonly string[] = [
 ];
 
 /**
- * What it needs on the host besides {@link GUEST_PACKAGES}: to compile a module, and libraries that
+ * Programs of other people that use USB devices past the kernel's drivers. They are only unpacked, see
+ * guest-tools.ts: to install them would start services on the host.
+ */
+export const TOOL_PACKAGES: readonly string[] = [
+  'libccid',
+  'libmtp-common',
+  'libmtp9',
+  'mtp-tools',
+  'opensc',
+  'opensc-pkcs11',
+  'pcscd',
+  'usbutils',
+];
+
+/** Libraries of the host that they are linked with, besides those of {@link GUEST_PACKAGES}. */
+export const TOOL_HOST_PACKAGES: readonly string[] = ['libpcsclite1', 'libusb-1.0-0'];
+
+/**
+ * What Xen needs on the host besides {@link GUEST_PACKAGES}: to compile a module, and libraries that
  * Xen's QEMU finds there.
  */
 export const XEN_HOST_PACKAGES: readonly string[] = [
@@ -171,6 +191,27 @@ export async function packageVersions(
   }
   const found = names.map((name) => ({ name, version: versions.get(name) ?? '' }));
   return found.every(({ version }) => version !== '') ? found : undefined;
+}
+
+/**
+ * Unpacks packages into one folder of the cache.
+ *
+ * @param finish - called with the folder when they are unpacked
+ * @returns undefined if one of them is not in the package lists
+ */
+export async function unpackedSet(
+  name: string,
+  packages: readonly string[],
+  finish: (folder: string) => Promise<void> = async () => {},
+): Promise<string | undefined> {
+  const wanted = await packageVersions(packages);
+  if (wanted === undefined) return undefined;
+  const versions = wanted.map(({ name, version }) => `${name} ${version}`).join('\n');
+  const key = createHash('sha256').update(versions).digest('hex').slice(0, 12);
+  return cached(`${name}${key}`, async (temporary) => {
+    for (const one of wanted) await unpackPackage(one, temporary);
+    await finish(temporary);
+  });
 }
 
 /** Unpacks the files of a package into a folder, without installing it. */

@@ -184,7 +184,7 @@ const ROUND_SECONDS_MAX = 0.5;
 
 /** What is wrong with a result; empty when the guarantee held in every round. */
 export function faults(
-  { statuses, goesOn }: ProbeCase,
+  { statuses, goesOn }: Pick<ProbeCase, 'statuses' | 'goesOn'>,
   rounds: number,
   result: ProbeResult,
 ): string[] {

@@ -6,7 +6,6 @@
  * Debian leaves xen-hcd out of its kernel: it is compiled from the same version's source.
  */
 
-import { createHash } from 'node:crypto';
 import { copyFileSync, existsSync, readdirSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { hostCommand } from './host-command.ts';
@@ -16,6 +15,7 @@ import {
   GUEST_PACKAGES,
   packageField,
   packageVersions,
+  unpackedSet,
   unpackPackage,
   XEN_HOST_PACKAGES,
   XEN_PACKAGES,
@@ -40,18 +40,13 @@ export interface XenFiles {
 /** Unpacks Xen and what belongs to it, unless that has been done. */
 export async function xenFiles(): Promise<XenFiles> {
   await ensurePackages([...GUEST_PACKAGES, ...XEN_HOST_PACKAGES]);
-  const wanted = await packageVersions(XEN_PACKAGES);
-  if (wanted === undefined) return openXen(newestCachedXen());
-  const versions = wanted.map(({ name, version }) => `${name} ${version}`).join('\n');
-  const key = createHash('sha256').update(versions).digest('hex').slice(0, 12);
-  const folder = await cached(`${CACHE_NAME}${key}`, async (temporary) => {
-    for (const one of wanted) await unpackPackage(one, temporary);
+  const folder = await unpackedSet(CACHE_NAME, XEN_PACKAGES, async (temporary) => {
     const boot = join(temporary, 'boot');
     const unzip = 'gunzip -c "$1"/xen-4.17-amd64.gz > "$1"/xen.elf';
     await hostCommand('sh', ['-c', unzip, 'sh', boot]);
     await checkLibraries(temporary);
   });
-  return openXen(folder);
+  return openXen(folder ?? newestCachedXen());
 }
 
 /** The programs are linked with libraries of the host too: better to know now than in dom0. */
