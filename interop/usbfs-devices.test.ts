@@ -17,6 +17,7 @@ import { CARD_RESET_ANSWER, cardDigest, cardText, SmartCard } from './lab/smart-
 import { faults, type ProbeCase, SHORT_CASE, showsTheHole } from './lab/stall-cases.ts';
 import { formatProbe } from './lab/stall-probe.ts';
 import { deviceOf, HARDWARE_CASES, probeStamped, throughGateway } from './lab/usbfs-cases.ts';
+import { plugCycles } from './lab/usbfs-cycles.ts';
 import { detachAll, loadVhci } from './lab/usbip.ts';
 import { RedirectedDevice } from './lab/usbredir/redirected-device.ts';
 
@@ -24,6 +25,9 @@ const PROBE_ROUNDS = 1000;
 const CONTROL_ROUNDS = 100;
 /** Of virtual:source-sink. */
 const SERIAL = '0001';
+const IDS = '0525:a4a0';
+/** Each takes a second, in which the gateway looks what there is; 200 are in usbfs.soak.ts. */
+const PLUG_CYCLES = 30;
 const NETWORK_OCTETS = 512 * 1024;
 const FILE_OCTETS = 512 * 1024;
 /** As linux/input-event-codes.h has them: EV_ABS with ABS_X, ABS_Y; EV_KEY with BTN_LEFT. */
@@ -118,6 +122,9 @@ describe('more hardware through usbfs', function () {
       assert(showsTheHole(result), 'the probe finds nothing here, so that it proves nothing there');
     });
   });
+
+  it(`${PLUG_CYCLES} times plugged in and out: exported each time, memory as before`, () =>
+    plugCycles(guest, new RedirectedDevice(deviceOf(SHORT_CASE), path('ours')), IDS, PLUG_CYCLES));
 
   it('tablet: where the pen is, and its button', async () => {
     const reader = await compiled(labSource('input-events.c'));

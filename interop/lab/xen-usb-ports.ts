@@ -4,7 +4,7 @@ import { findConfigured, type GuestUsbDevice } from './local-gadget.ts';
 import type { Domain } from './xen-domain.ts';
 
 /** Where the store has the port of a domain's first controller. */
-function portPath(domain: Domain, port: number): string {
+export function portPath(domain: Domain, port: number): string {
   return `/local/domain/0/backend/vusb/${domain.id}/0/port/${port}`;
 }
 

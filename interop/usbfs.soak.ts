@@ -1,0 +1,94 @@
+/** The stall probe and the cycles of usbfs-devices.test.ts for longer: `npm run soak`. */
+import { strict as assert } from 'node:assert';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { bootGuest, type Guest } from './lab/guest.ts';
+import { findDevice, type GuestUsbDevice } from './lab/local-gadget.ts';
+import { faults, type ProbeCase, SHORT_CASE } from './lab/stall-cases.ts';
+import { formatProbe } from './lab/stall-probe.ts';
+import { stampedGadget } from './lab/stamped-gadget.ts';
+import {
+  deviceOf,
+  GADGET_CASES,
+  HARDWARE_CASES,
+  probeStamped,
+  throughGateway,
+} from './lab/usbfs-cases.ts';
+import { plugCycles } from './lab/usbfs-cycles.ts';
+import { detachAll, loadVhci } from './lab/usbip.ts';
+import { RedirectedDevice } from './lab/usbredir/redirected-device.ts';
+
+const ROUNDS = 10_000;
+/** Of virtual:source-sink. */
+const SERIAL = '0001';
+const IDS = '0525:a4a0';
+const PLUG_CYCLES = 200;
+
+const say = (text: string) => console.log(`      ${text}`);
+
+describe('stall probe through usbfs, for long', function () {
+  this.timeout(3_600_000);
+  const folder = mkdtempSync(join(tmpdir(), 'urbgate-soak-'));
+  const path = join(folder, 'ours');
+  let guest: Guest;
+
+  before(async () => {
+    guest = await bootGuest({
+      name: 'usbfs-soak',
+      qemuArguments: [
+        ...['-device', 'qemu-xhci,id=xhci'],
+        ...RedirectedDevice.qemuArguments('ours', path, 'xhci.0'),
+      ],
+    });
+    await guest.succeed('modprobe xhci-pci', { timeoutSeconds: 60 });
+    await loadVhci(guest);
+  });
+
+  after(async () => {
+    await guest?.kill();
+    rmSync(folder, { recursive: true, force: true });
+  });
+
+  afterEach(async function () {
+    if (guest.alive) await detachAll(guest);
+    if (this.currentTest?.isPassed()) assert.deepEqual(guest.kernelComplaints(), []);
+  });
+
+  async function probe(
+    device: GuestUsbDevice,
+    one: Pick<ProbeCase, 'name' | 'settings' | 'statuses'>,
+    load: boolean,
+  ): Promise<void> {
+    const run = { rounds: ROUNDS, load };
+    const result = await throughGateway(guest, device, (attached) =>
+      probeStamped(guest, attached, one.settings, run),
+    );
+    say(formatProbe(one.name, result));
+    assert.deepEqual(faults(one, ROUNDS, result), []);
+  }
+
+  for (const load of [false, true]) {
+    const how = `${ROUNDS} rounds, guest ${load ? 'loaded' : 'idle'}`;
+
+    for (const one of GADGET_CASES) {
+      it(`gadget: ${one.name}, ${how}`, async () => {
+        const gadget = await stampedGadget(guest, one.device);
+        await probe(gadget, one, load);
+        await gadget.remove();
+      });
+    }
+
+    for (const one of HARDWARE_CASES) {
+      it(`xHCI: ${one.name}, ${how}`, async () => {
+        const device = new RedirectedDevice(deviceOf(one), path);
+        await device.plugIn();
+        await probe(await findDevice(guest, SERIAL), one, load);
+        await device.unplug();
+      });
+    }
+  }
+
+  it(`${PLUG_CYCLES} times plugged in and out: exported each time, memory as before`, () =>
+    plugCycles(guest, new RedirectedDevice(deviceOf(SHORT_CASE), path), IDS, PLUG_CYCLES));
+});
