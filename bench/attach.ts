@@ -9,21 +9,18 @@
  * machines. They take turns; ratios are taken round by round. The exit code says nothing of rates; it is 1
  * if a reply was wrong.
  */
-import { loadavg } from 'node:os';
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
 import type { ClientWork } from './load/clients.ts';
 import {
   buildLoad,
-  canPlace,
   type LoadResult,
-  type Placement,
   ROOT,
   runLoad,
   runMain,
   startGateway,
   startRelay,
 } from './load/processes.ts';
+import { printLoadAverage, printTable, tableOptions } from './load/table.ts';
 import { median } from './report.ts';
 
 const WARMUP_SECONDS = 0.3;
@@ -87,20 +84,10 @@ async function measureRow(
 const HEADINGS = ['row', 'figure', 'direct', 'relay', 'relay / direct', 'goal', 'relay µs CPU/URB'];
 
 async function main(): Promise<void> {
-  const { values } = parseArgs({
-    options: {
-      rounds: { type: 'string', default: '9' },
-      seconds: { type: 'string', default: '0.7' },
-      only: { type: 'string', default: '' },
-      'one-cpu': { type: 'boolean', default: false },
-      free: { type: 'boolean', default: false },
-    },
-  });
-  const placed = values['one-cpu'] ? 'together' : 'apart';
-  const placement: Placement = values.free || !canPlace() ? 'free' : placed;
+  const options = tableOptions(9, 0.7, join(ROOT, 'dist/src/cli/main.js'));
+  const { rounds, seconds, placement } = options;
   const program = await buildLoad();
-  const script = join(ROOT, 'dist/src/cli/main.js');
-  const server = await startGateway(script, ['1-1', '1-2'], placement);
+  const server = await startGateway(options.gateway, ['1-1', '1-2'], placement);
   const relay = await startRelay(server.port, '1-1', placement);
   const run = {
     relay: (row: Row, seconds: number) => relay.ask([program, ...loadOf(row, seconds)]),
@@ -109,14 +96,9 @@ async function main(): Promise<void> {
       return runLoad(program, [...where, ...loadOf(row, seconds)], seconds, placement);
     },
   };
-  process.stdout.write(`| ${HEADINGS.join(' | ')} |\n|${' --- |'.repeat(HEADINGS.length)}\n`);
-  const only = new RegExp(values.only);
-  for (const row of ROWS.filter(({ id }) => only.test(id))) {
-    const line = await measureRow(run, row, Number(values.rounds), Number(values.seconds));
-    process.stdout.write(`| ${line} |\n`);
-  }
-  const loads = loadavg().map((load) => load.toFixed(1));
-  process.stdout.write(`\nLoad average at the end, 1, 5 and 15 min: ${loads.join(', ')}\n`);
+  const measure = (row: Row) => measureRow(run, row, rounds, seconds);
+  await printTable(HEADINGS, ROWS, options.only, measure);
+  printLoadAverage();
   await Promise.all([relay.stop(), server.stop()]);
 }
 

@@ -8,9 +8,7 @@
  * and no garbage: what is left to reach. The exit code says nothing of rates; it is 1 if a reply
  * was wrong.
  */
-import { loadavg } from 'node:os';
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
 import {
   type Client,
   type ClientWork,
@@ -18,15 +16,8 @@ import {
   nativeClient,
   nodeClient,
 } from './load/clients.ts';
-import {
-  buildLoad,
-  canPlace,
-  type Placement,
-  ROOT,
-  runMain,
-  startGateway,
-  startNodeClient,
-} from './load/processes.ts';
+import { buildLoad, ROOT, runMain, startGateway, startNodeClient } from './load/processes.ts';
+import { printLoadAverage, printTable, tableOptions } from './load/table.ts';
 import { median } from './report.ts';
 
 /** Of the C client's rate. */
@@ -81,31 +72,16 @@ const HEADINGS = [
 ];
 
 async function main(): Promise<void> {
-  const { values } = parseArgs({
-    options: {
-      rounds: { type: 'string', default: '9' },
-      seconds: { type: 'string', default: '0.5' },
-      only: { type: 'string', default: '' },
-      'one-cpu': { type: 'boolean', default: false },
-      free: { type: 'boolean', default: false },
-    },
-  });
-  const placed = values['one-cpu'] ? 'together' : 'apart';
-  const placement: Placement = values.free || !canPlace() ? 'free' : placed;
+  const options = tableOptions(9, 0.5, join(ROOT, 'dist/src/cli/main.js'));
+  const { rounds, seconds, placement } = options;
   const program = await buildLoad();
-  const script = join(ROOT, 'dist/src/cli/main.js');
-  const server = await startGateway(script, ['1-1', '1-2'], placement);
+  const server = await startGateway(options.gateway, ['1-1', '1-2'], placement);
   const library = await startNodeClient(['--tcp', `${server.port}`, '--busid', '1-1'], placement);
   const node = nodeClient(library, server);
   const native = nativeClient(program, server, '1-2', placement);
-  process.stdout.write(`| ${HEADINGS.join(' | ')} |\n|${' --- |'.repeat(HEADINGS.length)}\n`);
-  const only = new RegExp(values.only);
-  for (const row of ROWS.filter(({ id }) => only.test(id))) {
-    const line = await measureRow(node, native, row, Number(values.rounds), Number(values.seconds));
-    process.stdout.write(`| ${line} |\n`);
-  }
-  const loads = loadavg().map((load) => load.toFixed(1));
-  process.stdout.write(`\nLoad average at the end, 1, 5 and 15 min: ${loads.join(', ')}\n`);
+  const measure = (row: Row) => measureRow(node, native, row, rounds, seconds);
+  await printTable(HEADINGS, ROWS, options.only, measure);
+  printLoadAverage();
   await Promise.all([library.stop(), server.stop()]);
 }
 

@@ -10,21 +10,19 @@
  * them. The exit code says nothing of rates; it is 1 if a reply was wrong.
  */
 import { mkdtempSync, rmSync } from 'node:fs';
-import { loadavg, tmpdir } from 'node:os';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
 import { type Client, cpuSeconds, type Figures, nativeClient, nodeClient } from './load/clients.ts';
 import {
   buildLoad,
-  canPlace,
   type NodeClient,
-  type Placement,
   ROOT,
   runMain,
   type ServerProcess,
   startGateway,
   startNodeClient,
 } from './load/processes.ts';
+import { printLoadAverage, printTable, tableOptions } from './load/table.ts';
 import { median } from './report.ts';
 
 const TCP_BUS_ID = '1-1';
@@ -113,23 +111,13 @@ const HEADINGS = [
 ];
 
 async function main(): Promise<void> {
-  const { values } = parseArgs({
-    options: {
-      rounds: { type: 'string', default: '7' },
-      seconds: { type: 'string', default: '0.7' },
-      only: { type: 'string', default: '' },
-      free: { type: 'boolean', default: false },
-      'one-cpu': { type: 'boolean', default: false },
-      gateway: { type: 'string', default: join(ROOT, 'dist/src/cli/main.js') },
-    },
-  });
-  const placed = values['one-cpu'] ? 'together' : 'apart';
-  const placement: Placement = values.free || !canPlace() ? 'free' : placed;
+  const options = tableOptions(7, 0.7, join(ROOT, 'dist/src/cli/main.js'));
+  const { rounds, seconds, placement } = options;
   const folder = mkdtempSync(join(tmpdir(), 'urbgate-ring-'));
   try {
     const program = await buildLoad();
     const busIds = [TCP_BUS_ID, RING_BUS_ID, '1-3'];
-    const server = await startGateway(values.gateway, busIds, placement, ['--shm', folder]);
+    const server = await startGateway(options.gateway, busIds, placement, ['--shm', folder]);
     const ring = await startNodeClient(['--ring', folder, '--busid', RING_BUS_ID], placement);
     const tcp = ['--tcp', `${server.port}`, '--busid', TCP_BUS_ID];
     const node = await startNodeClient(tcp, placement);
@@ -138,16 +126,10 @@ async function main(): Promise<void> {
       node: nodeClient(node, server),
       native: nativeClient(program, server, '1-3', placement),
     };
-    process.stdout.write(`| ${HEADINGS.join(' | ')} |\n`);
-    process.stdout.write(`|${' --- |'.repeat(HEADINGS.length)}\n`);
-    const only = new RegExp(values.only);
-    for (const row of ROWS.filter(({ id }) => only.test(id))) {
-      const line = await measureRow(clients, row, Number(values.rounds), Number(values.seconds));
-      process.stdout.write(`| ${line} |\n`);
-    }
-    process.stdout.write(`\n${await idleCpu(server, ring)}\n`);
-    const loads = loadavg().map((load) => load.toFixed(1));
-    process.stdout.write(`Load average at the end, 1, 5 and 15 min: ${loads.join(', ')}\n`);
+    const measure = (row: Row) => measureRow(clients, row, rounds, seconds);
+    await printTable(HEADINGS, ROWS, options.only, measure);
+    process.stdout.write(`${await idleCpu(server, ring)}\n`);
+    printLoadAverage();
     await Promise.all([ring.stop(), node.stop(), server.stop()]);
   } finally {
     rmSync(folder, { recursive: true, force: true });
