@@ -4,7 +4,7 @@ import { bootCabledGuest, type CabledGuest } from './lab/cable.ts';
 import type { Guest } from './lab/guest.ts';
 import { compiled, labSource } from './lab/kernel.ts';
 import { exportByKernel } from './lab/kernel-stub.ts';
-import { faults, type ProbeCase, SHORT_CASE } from './lab/stall-cases.ts';
+import { faults, type ProbeCase, RELAY_CASES, SHORT_CASE } from './lab/stall-cases.ts';
 import { formatProbe, runProbe, underLoad } from './lab/stall-probe.ts';
 import { attachWith, shownAttachments, urbgateCommand } from './lab/urbgate-attach.ts';
 import { detachAll, loadVhci, type UsbipServer } from './lab/usbip.ts';
@@ -35,31 +35,42 @@ describe('urbgate attach, for long', function () {
     if (this.currentTest?.isPassed()) assert.deepEqual(guest.kernelComplaints(), []);
   });
 
-  async function probe(server: UsbipServer, busid: string, one: ProbeCase, load: boolean) {
+  async function probe(
+    server: UsbipServer,
+    busid: string,
+    one: ProbeCase,
+    load: boolean,
+    rounds = ROUNDS,
+  ) {
     const { node } = await attachWith(guest, 'urbgate', busid, server);
-    const settings = { stamps: true, ...one.settings, rounds: ROUNDS };
-    const measure = () => runProbe(guest, node, settings, ROUNDS / 2);
+    const settings = { stamps: true, ...one.settings, rounds };
+    const measure = () => runProbe(guest, node, settings, 60 + rounds / 2);
     const result = await (load ? underLoad(guest, measure) : measure());
     say(formatProbe(load ? 'guest loaded' : 'guest idle', result));
     const [shown] = await shownAttachments(guest);
     say(`${shown?.fences} fences, ${shown?.timedFences} by time`);
-    assert.deepEqual(faults(one, ROUNDS, result), []);
+    assert.deepEqual(faults(one, rounds, result), []);
+  }
+
+  async function probeServed(one: ProbeCase, load: boolean, rounds?: number): Promise<void> {
+    const exports = [one.spec];
+    const gateway = await cabled.startGateway({ exports, arguments: ['--control', 'none'] });
+    try {
+      await probe(cabled.serverOf(gateway), '1-1', one, load, rounds);
+    } finally {
+      await gateway.kill();
+    }
+  }
+
+  for (const one of RELAY_CASES) {
+    it(`${one.name}, urbgate at both ends, ${one.rounds} rounds`, () =>
+      probeServed(one, false, one.rounds));
   }
 
   for (const load of [false, true]) {
     const how = `${ROUNDS} rounds, guest ${load ? 'loaded' : 'idle'}`;
 
-    it(`urbgate serve, ${how}`, async () => {
-      const gateway = await cabled.startGateway({
-        exports: [SHORT_CASE.spec],
-        arguments: ['--control', 'none'],
-      });
-      try {
-        await probe(cabled.serverOf(gateway), '1-1', SHORT_CASE, load);
-      } finally {
-        await gateway.kill();
-      }
-    });
+    it(`urbgate serve, ${how}`, () => probeServed(SHORT_CASE, load));
 
     it(`the kernel's server, ${how}`, async () => {
       const gadget = await sourceSinkGadget(guest, { bulk_buflen: '1000' });

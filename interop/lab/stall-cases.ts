@@ -121,6 +121,11 @@ export const OTHER_CASES: readonly ProbeCase[] = [
   },
 ];
 
+/** A program that unlinks from outside a completion handler has no promise, locally neither. */
+export const RELAY_CASES: readonly ProbeCase[] = OTHER_CASES.filter(
+  ({ settings }) => settings.unlink !== 'discard',
+);
+
 /** How the probe is run on a case. */
 export interface ProbeRun {
   rounds: number;
