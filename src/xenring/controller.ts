@@ -115,11 +115,9 @@ export class Controller {
     const controller = this;
     return {
       session: null,
-      borrows: true,
-      gaveBack(urb): void {
-        controller.#gaveBack(urb);
-        urb.loan?.giveBack(); // the guest has its copy
-      },
+      // The hypervisor copies from pages that the kernel can pin; a host controller's are not.
+      borrows: false,
+      gaveBack: (urb) => controller.#gaveBack(urb),
       deviceRemoved: onRemoved,
       reportMark(): number {
         if (this.session !== null) {
