@@ -20,7 +20,8 @@ import {
 } from './lab/usbtest-gadgets.ts';
 
 const PROBE_ROUNDS = 1000;
-const PROBE_ROUNDS_LOADED = 200;
+/** Of the other cases: the soak has ten thousand of each, and as many with the guest loaded. */
+const OTHER_ROUNDS = 300;
 const CONTROL_ROUNDS = 100;
 const HALT_ROUNDS = 200;
 
@@ -57,29 +58,25 @@ describe('devices of the machine, through usbfs', function () {
     assert.equal(failed.length, 0, `\n${formatUsbtest(results)}`);
   }
 
-  for (const pattern of [0, 1] as const) {
-    it(`usbtest: control and bulk cases, pattern ${pattern}`, async () => {
-      await loadUsbtest(guest, { pattern });
-      const gadget = await sourceSinkGadget(guest, { pattern: `${pattern}` });
-      await usbtest(gadget, bulkCases(pattern));
-      await gadget.remove();
-    });
-  }
+  // Pattern 1 has running numbers: what is lost or comes twice shows.
+  it('usbtest: control and bulk cases, pattern 1', async () => {
+    await loadUsbtest(guest, { pattern: 1 });
+    const gadget = await sourceSinkGadget(guest, { pattern: '1' });
+    await usbtest(gadget, bulkCases(1));
+    await gadget.remove();
+  });
 
   for (const one of GADGET_CASES) {
-    for (const load of one.name === SHORT_CASE.name ? [false, true] : [false]) {
-      const rounds = load ? PROBE_ROUNDS_LOADED : PROBE_ROUNDS;
-      const how = load ? 'guest loaded' : 'guest idle';
-      it(`stall probe: ${one.name}, ${rounds} rounds, ${how}`, async () => {
-        const gadget = await stampedGadget(guest, one.device);
-        const result = await throughGateway(guest, gadget, (device) =>
-          probeStamped(guest, device, one.settings, { rounds, load }),
-        );
-        await gadget.remove();
-        say(formatProbe(`gadget through usbfs: ${one.name}`, result));
-        assert.deepEqual(faults(one, rounds, result), []);
-      });
-    }
+    const rounds = one.name === SHORT_CASE.name ? PROBE_ROUNDS : OTHER_ROUNDS;
+    it(`stall probe: ${one.name}, ${rounds} rounds`, async () => {
+      const gadget = await stampedGadget(guest, one.device);
+      const result = await throughGateway(guest, gadget, (device) =>
+        probeStamped(guest, device, one.settings, { rounds }),
+      );
+      await gadget.remove();
+      say(formatProbe(`gadget through usbfs: ${one.name}`, result));
+      assert.deepEqual(faults(one, rounds, result), []);
+    });
   }
 
   it('stall probe: finds violations when the gateway holds nothing', async () => {
