@@ -12,6 +12,8 @@ export const FRAMES_PER_SECOND = 48_000;
 const FRAME_OCTETS = 4;
 const RAMP = 16_000;
 const WAV_HEADER_OCTETS = 44;
+/** What the card has taken, QEMU writes to its file in time, and not at all once it is unplugged. */
+const DRAIN_SECONDS = 2;
 
 /** QEMU's arguments for a card on the controller `xhci`; what it plays goes to a file. */
 export function soundCard(serial: string, file: string): string[] {
@@ -35,7 +37,8 @@ export async function play(guest: Guest, device: GuestUsbDevice, count: number):
        [ -n "$n" ] && [ -c /dev/snd/controlC$n ] && break
        sleep 0.1
      done
-     aplay -D hw:$n -t raw -f S16_LE -c 2 -r ${FRAMES_PER_SECOND} --buffer-time=2000000 /run/frames`,
+     aplay -D hw:$n -t raw -f S16_LE -c 2 -r ${FRAMES_PER_SECOND} --buffer-time=2000000 /run/frames
+     sleep ${DRAIN_SECONDS}`,
     { timeoutSeconds: 120 + 2 * (count / FRAMES_PER_SECOND) },
   );
 }
