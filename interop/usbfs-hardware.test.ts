@@ -29,7 +29,7 @@ const DISKS = [
   { controller: 'uhci', serial: 'DISKU', mebibytes: 2 },
 ] as const;
 
-const CYCLES = 200;
+const CYCLES = 50;
 
 const say = (text: string) => console.log(`      ${text}`);
 
