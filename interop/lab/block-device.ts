@@ -48,6 +48,6 @@ export async function checkFiles(guest: Guest, disk: string): Promise<void> {
   await guest.succeed(
     `e2fsck -f -n /dev/${disk} && mount -o ro /dev/${disk} /mnt &&
      cd /mnt && sha256sum -c --quiet sums && cd / && umount /mnt`,
-    { timeoutSeconds: 120 },
+    { timeoutSeconds: 240 },
   );
 }
