@@ -4,12 +4,14 @@
  * slots are for endpoints that have none.
  */
 
+import { PORTS_MAX } from './usbif.ts';
+
 /** Slots that an endpoint which has one leaves to those that have none. */
 const SLOTS_FOR_OTHERS = 7;
 
 export class SlotShares {
   /** Transfers in the ring by endpoint, those too that nobody waits for any more. */
-  readonly #out = new Map<number, number>();
+  readonly #out = new Uint8Array((PORTS_MAX + 1) << 8);
   /** By request id: whose it is. */
   readonly #keys: number[];
 
@@ -20,22 +22,20 @@ export class SlotShares {
 
   /** @param free Slots that transfers may take. */
   mayTake(port: number, endpoint: number, free: number): boolean {
-    return free > (this.#out.has(keyOf(port, endpoint)) ? SLOTS_FOR_OTHERS : 0);
+    return free > (this.#out[keyOf(port, endpoint)] === 0 ? 0 : SLOTS_FOR_OTHERS);
   }
 
   /** A transfer is in the ring. */
   taken(id: number, port: number, endpoint: number): void {
     const key = keyOf(port, endpoint);
     this.#keys[id] = key;
-    this.#out.set(key, (this.#out.get(key) ?? 0) + 1);
+    this.#out[key] = (this.#out[key] ?? 0) + 1;
   }
 
   /** It was answered. */
   left(id: number): void {
     const key = this.#keys[id] ?? 0;
-    const out = (this.#out.get(key) ?? 1) - 1;
-    if (out > 0) this.#out.set(key, out);
-    else this.#out.delete(key);
+    this.#out[key] = (this.#out[key] ?? 0) - 1;
   }
 }
 
