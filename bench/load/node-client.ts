@@ -12,10 +12,7 @@
 import { createInterface } from 'node:readline';
 import { parseArgs } from 'node:util';
 import { importDevice } from '../../src/usbip/client.ts';
-import { Frontend } from '../../src/xenring/frontend.ts';
-import { openShmPlatform } from '../../src/xenring/platform/shm.ts';
-import { Toolstack } from '../../src/xenring/toolstack.ts';
-import { connectStore } from '../../src/xenring/xenstore.ts';
+import { connectRing } from '../../src/xenring/ring-client.ts';
 
 export interface ClientRow {
   readonly type: 'control' | 'out' | 'in';
@@ -119,16 +116,8 @@ function wrong({ type, octets }: ClientRow, result: Result): string {
 }
 
 async function ringDevice(folder: string, domain: number, busId: string): Promise<Device> {
-  const platform = await openShmPlatform({ folder, domain });
-  const store = await connectStore(`${folder}/store.socket`);
-  await store.introduce(0);
-  const toolstack = new Toolstack(store);
-  const controller = await toolstack.addController(domain, { ports: 1 });
-  await toolstack.attachDevice(domain, controller, busId);
-  const frontend = new Frontend(platform, `/local/domain/${domain}/device/vusb/${controller}`);
-  const plugged = new Promise<Device>((resolve) => frontend.once('plugged', resolve));
-  await frontend.start();
-  return plugged;
+  const gateway = await connectRing({ folder, domain, ports: 1 });
+  return await gateway.importDevice(busId);
 }
 
 async function main(): Promise<void> {

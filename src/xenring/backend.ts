@@ -33,8 +33,6 @@ interface Directory {
   readonly online: boolean;
   readonly domain: number;
   readonly frontend: string;
-  /** Undefined if the guest has no uuid: there are none without a hypervisor. */
-  readonly identity: ControllerIdentity | undefined;
 }
 
 export class Backend {
@@ -118,13 +116,13 @@ export class Backend {
       case 'announce':
         await this.#release('at-once');
         await this.#put('feature-stall-protocol', '1');
-        await this.#recallPorts(directory);
+        await this.#recallPorts(directory.domain);
         await this.#setState('init-wait', directory.own);
         break;
       case 'attach':
         if (this.#connection === null) this.#connection = await this.#attach(directory);
         if (this.#connection === null) break;
-        await this.#plugPorts(this.#connection, directory);
+        await this.#plugPorts(this.#connection, directory.domain);
         await this.#setState('connected', directory.own);
         break;
       case 'quiesce':
@@ -151,9 +149,13 @@ export class Backend {
     const domain = numberOf(await this.#get(`${this.#path}/frontend-id`));
     if (own === undefined || frontend === undefined || domain === undefined) return undefined;
     const online = (await this.#get(`${this.#path}/online`)) !== '0';
+    return { own, online, domain, frontend };
+  }
+
+  /** Undefined if the guest has no uuid: there are none without a hypervisor. */
+  async #identity(domain: number): Promise<ControllerIdentity | undefined> {
     const guest = await this.#get(`/local/domain/${domain}/vm`);
-    const identity = guest === undefined ? undefined : { guest, controller: basename(this.#path) };
-    return { own, online, domain, frontend, identity };
+    return guest === undefined ? undefined : { guest, controller: basename(this.#path) };
   }
 
   async #attach({ domain, frontend }: Directory): Promise<RingConnection> {
@@ -191,7 +193,7 @@ export class Backend {
     });
   }
 
-  async #plugPorts(connection: RingConnection, directory: Directory): Promise<void> {
+  async #plugPorts(connection: RingConnection, domain: number): Promise<void> {
     const wanted = new Map<number, string>();
     let vanishing = false;
     for (let port = 1; port <= connection.portCount; port++) {
@@ -200,14 +202,15 @@ export class Backend {
       if (busId) wanted.set(port, busId);
       vanishing ||= busId === undefined;
     }
-    const { identity, domain } = directory;
+    const identity = await this.#identity(domain);
     if (identity !== undefined && !vanishing) {
       this.#options.memory.remember(identity, domain, wanted);
     }
   }
 
   /** A guest that is back finds in its ports what it had in them. */
-  async #recallPorts({ identity, domain }: Directory): Promise<void> {
+  async #recallPorts(domain: number): Promise<void> {
+    const identity = await this.#identity(domain);
     if (identity === undefined) return;
     for (const [port, busId] of this.#options.memory.recall(identity, domain)) {
       if ((await this.#get(`${this.#path}/port/${port}`)) !== '') continue;
