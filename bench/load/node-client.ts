@@ -38,6 +38,7 @@ interface Request {
   readonly octets?: number;
   readonly data?: Buffer;
   readonly setup?: Buffer;
+  readonly into?: Buffer;
 }
 
 interface Result {
@@ -87,7 +88,7 @@ function run(device: Device, row: ClientRow): Promise<ClientResult> {
         ...(problem !== '' && { problem }),
       });
     };
-    const submit = () => {
+    const submit = (request: Request) => {
       const sent = performance.now();
       out++;
       device.submit(request, (result) => {
@@ -100,11 +101,12 @@ function run(device: Device, row: ClientRow): Promise<ClientResult> {
           samples[urbs % SAMPLES_MAX] = now - sent;
           urbs++;
         }
-        if (now < end && problem === '') submit();
+        if (now < end && problem === '') submit(request);
         else if (out === 0) finish(now);
       });
     };
-    for (let n = 0; n < row.depth; n++) submit();
+    // Each has its own memory for data that comes, as a driver's URBs have.
+    for (let n = 0; n < row.depth; n++) submit({ ...request, into: Buffer.alloc(row.octets) });
   });
 }
 

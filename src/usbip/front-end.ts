@@ -34,6 +34,7 @@ import { COMMAND, HEADER_OCTETS, RetSubmit, RetUnlink } from './protocol.ts';
 import { statusOf } from './status.ts';
 import {
   isInput,
+  keptIn,
   NO_OCTETS,
   resultOf,
   roomOf,
@@ -43,6 +44,7 @@ import {
 
 const UNLINKED = resultOf('unlinked');
 const SHUTDOWN = resultOf('shutdown');
+const TOO_SMALL = 'Cannot submit: `into` has fewer octets than are asked for';
 
 export interface FrontEndOptions {
   readonly deviceId: number;
@@ -72,6 +74,8 @@ export class FrontEnd implements FrameHandler {
   /** The transfer whose reply's body is awaited. */
   #arriving: Pending | undefined;
   #arrivingStatus: UrbStatus = 'ok';
+  /** Its body is gathered where the transfer wants it. */
+  #arrivingInto = false;
 
   constructor(options: FrontEndOptions) {
     this.#options = options;
@@ -93,6 +97,7 @@ export class FrontEnd implements FrameHandler {
     const isIn = isInput(asked);
     const transfer = withoutGaps(asked, isIn);
     assert(!(transfer.shortNotOk && !isIn), 'Cannot submit: short-not-ok is for IN transfers');
+    assert((asked.into?.length ?? Number.POSITIVE_INFINITY) >= roomOf(asked, isIn), TOO_SMALL);
     assert((transfer.type === 'control') === (transfer.setup !== undefined));
     assert((transfer.type === 'isochronous') === (transfer.packets !== undefined));
     const pending = { transfer, in: isIn, done, seqnum: 0, result: UNLINKED };
@@ -150,17 +155,31 @@ export class FrontEnd implements FrameHandler {
     );
   }
 
+  room(octets: number): Buffer | null {
+    const { into, packets } = this.#arriving?.transfer ?? {};
+    if (into === undefined || packets !== undefined) return null;
+    this.#arrivingInto = true;
+    return into.subarray(0, octets);
+  }
+
   body(octets: Buffer, pooled: boolean): void {
     const pending = this.#arriving;
     assert(pending !== undefined);
-    this.#arriving = undefined;
+    const { into, packets } = pending.transfer;
     // A chunk's memory is used again; what was gathered for this body is its own.
-    const own = pooled ? octets : copyOf(octets);
-    const { packets } = pending.transfer;
+    const isOwn = pooled || this.#arrivingInto;
+    this.#arriving = undefined;
+    this.#arrivingInto = false;
     const status = this.#arrivingStatus;
     if (packets === undefined) {
-      this.#replied(pending, { status, actualOctets: own.length, data: own });
-    } else this.#replied(pending, readPackets(packets, pending.in, pending.result, own));
+      const data = isOwn ? octets : keptIn(into, octets);
+      this.#replied(pending, { status, actualOctets: data.length, data });
+    } else {
+      const own = pooled ? octets : keptIn(undefined, octets);
+      const result = readPackets(packets, pending.in, pending.result, own);
+      const data = into === undefined ? result.data : keptIn(into, result.data);
+      this.#replied(pending, { ...result, data });
+    }
   }
 
   #submitReply(view: DataView, at: number): number {
@@ -273,11 +292,4 @@ export class FrontEnd implements FrameHandler {
     }
     return queue;
   }
-}
-
-/** In half the time of `Buffer.from`, which looks first what it is given. */
-function copyOf(octets: Buffer): Buffer {
-  const own = Buffer.allocUnsafe(octets.length);
-  own.set(octets);
-  return own;
 }

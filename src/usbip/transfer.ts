@@ -22,6 +22,11 @@ export interface Transfer {
   readonly type: TransferType;
   /** Room for data from the device. */
   readonly octets?: number;
+  /**
+   * Where data from the device is put, at least `octets` long and the transfer's until that is done;
+   * without it each result has new memory.
+   */
+  readonly into?: Buffer;
   /** Data to the device; must not change until the transfer is done. */
   readonly data?: Buffer;
   /** Eight octets as on USB; control only. */
@@ -63,6 +68,14 @@ export function isInput({ endpoint, setup }: Transfer): boolean {
 /** Octets that a transfer may move. */
 export function roomOf({ octets, data }: Transfer, isIn: boolean): number {
   return isIn ? (octets ?? 0) : (data?.length ?? 0);
+}
+
+/** A copy of data that came, in the memory for it or in new one. */
+export function keptIn(into: Buffer | undefined, octets: Buffer): Buffer {
+  // In half the time of `Buffer.from`, which looks first what it is given.
+  const kept = into?.subarray(0, octets.length) ?? Buffer.allocUnsafe(octets.length);
+  kept.set(octets);
+  return kept;
 }
 
 /** A result without data. */

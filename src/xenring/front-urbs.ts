@@ -14,7 +14,16 @@ import { flagsOf, pipeOf } from './request-fields.ts';
 import { RingError } from './ring-error.ts';
 import { FrontRing } from './shared-ring.ts';
 import { SlotShares } from './slot-shares.ts';
-import { isInput, lengthOf, NO_OCTETS, type Transfer, type TransferResult } from './transfer.ts';
+import {
+  isInput,
+  lengthOf,
+  NO_OCTETS,
+  type PacketRequest,
+  type PacketResult,
+  roomFor,
+  type Transfer,
+  type TransferResult,
+} from './transfer.ts';
 import {
   FrameDescriptor,
   frameStatusOf,
@@ -34,6 +43,8 @@ export const IDS = 16;
 const SLOTS_FOR_UNLINKS = 1;
 /** How often one call of `work` looks at the ring. */
 const PASSES_MAX = 8;
+/** `u` of a request: the setup packet of a control transfer, else zeros or `u.isoc`. */
+const SPECIFIC_OCTETS = 8;
 /** Octets of one id's pages. */
 const ROOM_OCTETS = SEGMENTS_MAX * PAGE_OCTETS;
 /** Longest transfer; those that are isochronous leave a page to their descriptors. */
@@ -75,15 +86,14 @@ export class FrontUrbs {
   /** Not in the ring yet. */
   #waiting: Sending[] = [];
   #unlinks: Sending[] = [];
-  readonly #request = Buffer.alloc(UrbRequest.octets);
-  readonly #requestView = viewOf(this.#request);
-  readonly #response = Buffer.alloc(UrbResponse.octets);
-  readonly #responseView = viewOf(this.#response);
+  /** By id: the beginning of its pages, as long as its last IN data was. */
+  readonly #windows: Buffer[];
 
   constructor(options: FrontUrbsOptions) {
     assert(options.memory.length === IDS * ROOM_OCTETS);
     this.#options = options;
     this.#ring = new FrontRing(options.ringPage, SIZES);
+    this.#windows = new Array(IDS).fill(NO_OCTETS);
     for (let id = IDS - 1; id >= 0; id--) this.#freeIds.push(id);
   }
 
@@ -163,9 +173,13 @@ export class FrontUrbs {
   }
 
   #take(): void {
-    this.#ring.copy(this.#response);
+    const { view } = this.#ring;
+    const { offsets } = UrbResponse;
+    const at = this.#ring.responseAt();
+    const id = view.getUint16(at + offsets.id, true);
+    const status = view.getInt32(at + offsets.status, true);
+    const actualLength = view.getInt32(at + offsets.actualLength, true);
     this.#ring.release();
-    const id = this.#responseView.getUint16(UrbResponse.offsets.id, true);
     const meaning = this.#meanings[id] ?? 'free';
     if (meaning === 'free') {
       throw new RingError(
@@ -177,15 +191,18 @@ export class FrontUrbs {
     if (meaning !== 'unlink') this.#shares.left(id);
     if (typeof meaning === 'object') {
       meaning.requestId = NOT_OUT;
-      const result = this.#resultOf(id, meaning.transfer);
+      const result = this.#resultOf(id, meaning.transfer, status, actualLength);
       this.#freeIds.push(id);
       meaning.answered(result);
     } else this.#freeIds.push(id);
   }
 
-  #resultOf(id: number, transfer: Transfer): TransferResult {
-    const { offsets } = UrbResponse;
-    const actualLength = this.#responseView.getInt32(offsets.actualLength, true);
+  #resultOf(
+    id: number,
+    transfer: Transfer,
+    statusNumber: number,
+    actualLength: number,
+  ): TransferResult {
     const room = lengthOf(transfer);
     if (actualLength < 0 || actualLength > room) {
       throw new RingError(
@@ -193,37 +210,47 @@ export class FrontUrbs {
         `Cannot accept response ${id}: ${actualLength} octets, at most ${room}`,
       );
     }
-    const isIn = isInput(transfer);
-    const at = id * ROOM_OCTETS;
-    const { memory } = this.#options;
-    let status = statusOf(this.#responseView.getInt32(offsets.status, true));
+    let status = statusOf(statusNumber);
     if (status === 'ok' && transfer.shortNotOk && actualLength < room) status = 'short';
     const { packets } = transfer;
     const octets = packets === undefined ? actualLength : room;
-    const data = isIn ? Buffer.allocUnsafe(octets) : NO_OCTETS;
-    if (isIn) memory.copy(data, 0, at, at + octets);
+    const data = isInput(transfer) ? this.#dataIn(id, octets, transfer) : NO_OCTETS;
     const result = { status, actualOctets: actualLength, data };
-    if (packets === undefined) return result;
-    const frames = memory.subarray(at + ISOCHRONOUS_OCTETS_MAX, at + ROOM_OCTETS);
-    return {
-      ...result,
-      packets: packets.map((_, n) => {
-        const frame = FrameDescriptor.read(frames, n * FrameDescriptor.octets);
-        return { status: frameStatusOf(frame.status), actualOctets: frame.actualLength };
-      }),
-    };
+    return packets === undefined ? result : { ...result, packets: this.#packetsOf(id, packets) };
+  }
+
+  #dataIn(id: number, octets: number, { into }: Transfer): Buffer {
+    let window = this.#windows[id] ?? NO_OCTETS;
+    if (window.length !== octets) {
+      window = this.#options.memory.subarray(id * ROOM_OCTETS, id * ROOM_OCTETS + octets);
+      this.#windows[id] = window;
+    }
+    const data = roomFor(octets, into);
+    data.set(window);
+    return data;
+  }
+
+  #packetsOf(id: number, packets: readonly PacketRequest[]): PacketResult[] {
+    const at = id * ROOM_OCTETS + ISOCHRONOUS_OCTETS_MAX;
+    return packets.map((_, n) => {
+      const frame = FrameDescriptor.read(this.#options.memory, at + n * FrameDescriptor.octets);
+      return { status: frameStatusOf(frame.status), actualOctets: frame.actualLength };
+    });
   }
 
   #putUnlink(victim: Sending | undefined): void {
     const victimId = victim?.requestId ?? NOT_OUT;
     if (victim === undefined || victimId === NOT_OUT) return; // it has been answered
     const id = this.#takeId('unlink');
-    const request = this.#request.fill(0);
+    const { view } = this.#ring;
     const { offsets } = UrbRequest;
-    request.writeUInt16LE(id, offsets.id);
-    request.writeUInt32LE((pipeOf(victim.port, victim.transfer) | PIPE.unlink) >>> 0, offsets.pipe);
-    request.writeUInt16LE(victimId, offsets.specific);
-    this.#ring.put(request);
+    const at = this.#ring.make();
+    view.setUint16(at + offsets.id, id, true);
+    view.setUint16(at + offsets.bufferSegments, 0, true);
+    view.setUint32(at + offsets.pipe, pipeOf(victim.port, victim.transfer) | PIPE.unlink, true);
+    view.setUint16(at + offsets.transferFlags, 0, true);
+    view.setUint16(at + offsets.bufferLength, 0, true);
+    view.setUint16(at + offsets.specific, victimId, true);
   }
 
   #putTransfer(sending: Sending): void {
@@ -232,52 +259,60 @@ export class FrontUrbs {
     sending.requestId = id;
     this.#shares.taken(id, sending.port, transfer.endpoint);
     const octets = lengthOf(transfer);
+    const isIn = isInput(transfer);
+    const { view } = this.#ring;
     const { offsets } = UrbRequest;
-    const request = this.#request.fill(0);
-    request.writeUInt16LE(id, offsets.id);
-    request.writeUInt32LE(pipeOf(sending.port, transfer), offsets.pipe);
-    request.writeUInt16LE(flagsOf(transfer, sending.clearStall), offsets.transferFlags);
-    request.writeUInt16LE(octets & 0xffff, offsets.bufferLength);
-    if (transfer.setup !== undefined) request.set(transfer.setup, offsets.specific);
-    if (!isInput(transfer)) transfer.data?.copy(this.#options.memory, id * ROOM_OCTETS);
+    const at = this.#ring.make();
+    view.setUint16(at + offsets.id, id, true);
+    view.setUint32(at + offsets.pipe, pipeOf(sending.port, transfer), true);
+    view.setUint16(at + offsets.transferFlags, flagsOf(transfer, sending.clearStall), true);
+    view.setUint16(at + offsets.bufferLength, octets & 0xffff, true);
+    for (let n = 0; n < SPECIFIC_OCTETS; n++) {
+      view.setUint8(at + offsets.specific + n, transfer.setup?.[n] ?? 0);
+    }
+    if (!isIn && transfer.data !== undefined) {
+      this.#options.memory.set(transfer.data, id * ROOM_OCTETS);
+    }
     const pages = Math.ceil(octets / PAGE_OCTETS);
-    request.writeUInt16LE(pages, offsets.bufferSegments);
+    view.setUint16(at + offsets.bufferSegments, pages, true);
     for (let n = 0; n < pages; n++) {
-      this.#putSegment(id, n, n, Math.min(PAGE_OCTETS, octets - n * PAGE_OCTETS));
+      this.#putSegment(at, n, id, n, Math.min(PAGE_OCTETS, octets - n * PAGE_OCTETS));
     }
-    if (transfer.packets !== undefined) {
-      this.#putFrames(id, pages, transfer.packets, isInput(transfer));
-    }
-    this.#ring.put(request);
+    if (transfer.packets !== undefined) this.#putFrames(at, pages, id, transfer.packets, isIn);
   }
 
   #putFrames(
-    id: number,
+    at: number,
     segment: number,
-    packets: NonNullable<Transfer['packets']>,
+    id: number,
+    packets: readonly PacketRequest[],
     isIn: boolean,
   ): void {
-    const at = id * ROOM_OCTETS + ISOCHRONOUS_OCTETS_MAX;
-    if (isIn) this.#options.memory.fill(0, id * ROOM_OCTETS, at); // packets may leave gaps
+    const { memory } = this.#options;
+    const framesAt = id * ROOM_OCTETS + ISOCHRONOUS_OCTETS_MAX;
+    if (isIn) memory.fill(0, id * ROOM_OCTETS, framesAt); // packets may leave gaps
     for (const [n, { offset, octets: length }] of packets.entries()) {
       const frame = { offset, length, actualLength: 0, status: 0 };
-      FrameDescriptor.write(frame, this.#options.memory, at + n * FrameDescriptor.octets);
+      FrameDescriptor.write(frame, memory, framesAt + n * FrameDescriptor.octets);
     }
-    const { specific } = UrbRequest.offsets;
+    const { view } = this.#ring;
+    const partAt = at + UrbRequest.offsets.specific;
     const { packetCount, frameSegments } = IsochronousPart.offsets;
-    this.#request.writeUInt16LE(packets.length, specific + packetCount);
+    view.setUint16(partAt + packetCount, packets.length, true);
     if (packets.length === 0) return;
-    this.#request.writeUInt16LE(1, specific + frameSegments);
-    this.#putSegment(id, segment, SEGMENTS_MAX - 1, packets.length * FrameDescriptor.octets);
+    view.setUint16(partAt + frameSegments, 1, true);
+    this.#putSegment(at, segment, id, SEGMENTS_MAX - 1, packets.length * FrameDescriptor.octets);
   }
 
-  #putSegment(id: number, segment: number, page: number, octets: number): void {
-    const at = UrbRequest.offsets.segments + segment * Segment.octets;
+  /** Writes a segment of the request at `requestAt`: so many octets of one of its id's pages. */
+  #putSegment(requestAt: number, segment: number, id: number, page: number, octets: number): void {
+    const { view } = this.#ring;
+    const at = requestAt + UrbRequest.offsets.segments + segment * Segment.octets;
     const reference = this.#options.references[id * SEGMENTS_MAX + page] ?? 0;
     const { offsets } = Segment;
-    this.#requestView.setUint32(at + offsets.reference, reference, true);
-    this.#requestView.setUint16(at + offsets.offset, 0, true);
-    this.#requestView.setUint16(at + offsets.octets, octets, true);
+    view.setUint32(at + offsets.reference, reference, true);
+    view.setUint16(at + offsets.offset, 0, true);
+    view.setUint16(at + offsets.octets, octets, true);
   }
 
   #takeId(meaning: Meaning): number {
@@ -286,8 +321,4 @@ export class FrontUrbs {
     this.#meanings[id] = meaning;
     return id;
   }
-}
-
-function viewOf(buffer: Buffer): DataView {
-  return new DataView(buffer.buffer, buffer.byteOffset, buffer.length);
 }

@@ -17,7 +17,6 @@ export class HotPlug {
   readonly #ring: BackRing;
   /** By port: speeds to be told, at most two. */
   readonly #untold = new Map<number, PortSpeed[]>();
-  readonly #slot = Buffer.alloc(ConnRequest.octets);
 
   /** Takes over where a back end before this one stopped: its requests are answered in order. */
   constructor(memory: Buffer) {
@@ -54,10 +53,10 @@ export class HotPlug {
   }
 
   #send(port: number, speed: PortSpeed): void {
-    this.#ring.take(this.#slot);
-    const at = this.#ring.responseAt();
     const { view } = this.#ring;
-    view.setUint16(at + ConnResponse.offsets.id, this.#slot.readUInt16LE(0), true);
+    const id = view.getUint16(this.#ring.take() + ConnRequest.offsets.id, true);
+    const at = this.#ring.responseAt();
+    view.setUint16(at + ConnResponse.offsets.id, id, true);
     view.setUint8(at + ConnResponse.offsets.port, port);
     view.setUint8(at + ConnResponse.offsets.speed, PORT_SPEED[speed]);
     this.#ring.publish();

@@ -70,7 +70,8 @@ function packetGroups(transfer: Transfer): Part[] {
     const offset = group[0]?.offset ?? 0;
     const packets = group.map((one) => ({ ...one, offset: one.offset - offset }));
     const octets = endOf(group) - offset;
-    parts.push({ offset, transfer: { ...piece(transfer, offset, octets), packets } });
+    const { into: _, ...part } = piece(transfer, offset, octets); // packets may leave gaps
+    parts.push({ offset, transfer: { ...part, packets } });
     group = [];
   };
   for (const packet of transfer.packets ?? []) {
@@ -96,7 +97,10 @@ function endOf(packets: readonly PacketRequest[]): number {
 }
 
 function piece(transfer: Transfer, offset: number, octets: number): Transfer {
-  if (isInput(transfer)) return { ...transfer, octets };
+  const { into } = transfer;
+  if (isInput(transfer)) {
+    return { ...transfer, octets, ...(into && { into: into.subarray(offset, offset + octets) }) };
+  }
   return { ...transfer, data: (transfer.data ?? NO_OCTETS).subarray(offset, offset + octets) };
 }
 
@@ -177,7 +181,9 @@ export class LongTransfer implements Pending {
     const results = this.#results.slice(0, first < 0 ? undefined : first + 1);
     const known = results.filter((one) => one !== undefined);
     const actualOctets = known.reduce((sum, one) => sum + one.actualOctets, 0);
-    const data = this.in ? Buffer.concat(known.map((one) => one.data)) : NO_OCTETS;
+    const { into } = this.transfer;
+    // Each part but the last is full, so what came lies there without a gap.
+    const data = into?.subarray(0, actualOctets) ?? Buffer.concat(known.map((one) => one.data));
     return { status: this.#status(), actualOctets, data };
   }
 
@@ -188,7 +194,8 @@ export class LongTransfer implements Pending {
   }
 
   #joinedPackets(): TransferResult {
-    const data = this.in ? Buffer.alloc(lengthOf(this.transfer)) : NO_OCTETS;
+    const octets = this.in ? lengthOf(this.transfer) : 0;
+    const data = this.transfer.into?.subarray(0, octets).fill(0) ?? Buffer.alloc(octets);
     const packets: PacketResult[] = [];
     let actualOctets = 0;
     for (const [n, part] of this.#parts.entries()) {

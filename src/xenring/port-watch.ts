@@ -16,7 +16,6 @@ export class PortWatch {
   readonly #notify: () => void;
   readonly #onPort: (port: number, speed: PortSpeed) => void;
   readonly #speeds = new Map<number, PortSpeed>();
-  readonly #response = Buffer.alloc(ConnResponse.octets);
 
   /** @param onPort Called when the speed of a port has changed. */
   constructor(page: Buffer, notify: () => void, onPort: (port: number, speed: PortSpeed) => void) {
@@ -41,9 +40,11 @@ export class PortWatch {
   }
 
   #take(): void {
-    this.#ring.copy(this.#response);
+    const { view } = this.#ring;
+    const at = this.#ring.responseAt();
+    const port = view.getUint8(at + ConnResponse.offsets.port);
+    const speed = view.getUint8(at + ConnResponse.offsets.speed);
     this.#ring.release();
-    const { port, speed } = ConnResponse.read(this.#response);
     const name = portSpeedOf(speed);
     if (port < 1 || port > PORTS_MAX || name === undefined) {
       throw new RingError(
@@ -58,7 +59,8 @@ export class PortWatch {
 
   #post(): void {
     while (this.#ring.free > 0) {
-      this.#ring.put(ConnRequest.write({ id: this.#ring.made & (this.#ring.slots - 1) }));
+      const id = this.#ring.made & (this.#ring.slots - 1);
+      this.#ring.view.setUint16(this.#ring.make() + ConnRequest.offsets.id, id, true);
     }
     if (this.#ring.push()) this.#notify();
   }

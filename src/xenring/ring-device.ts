@@ -26,6 +26,7 @@ import { fitsRequest, LongTransfer } from './long-transfer.ts';
 import {
   type Handler,
   isInput,
+  lengthOf,
   type Pending,
   resultOf,
   type Transfer,
@@ -263,6 +264,9 @@ function check(transfer: Transfer): void {
   assert((type === 'control') === (setup !== undefined), 'Cannot submit: setup is for control');
   assert((type === 'isochronous') === (packets !== undefined), 'Cannot submit: packets missing');
   assert(!(transfer.shortNotOk && !isInput(transfer)), 'Cannot submit: short-not-ok is for IN');
+  const { into } = transfer;
+  const isTooSmall = into !== undefined && into.length < lengthOf(transfer);
+  assert(!isTooSmall, 'Cannot submit: `into` has fewer octets than are asked for');
 }
 
 /** What a reply means to the queue. */

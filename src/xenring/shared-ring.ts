@@ -8,7 +8,8 @@
  *
  * Each end keeps its own indexes privately and publishes one of them. What the other publishes is a
  * claim: it is checked against the private ones before it is used, and the checked count, not the
- * index, drives the loops. A slot is copied once, and only the copy is looked at.
+ * index, drives the loops. The other end can change a slot at any time: whoever is told where one is
+ * reads each of its fields once, into memory of its own, and looks at that alone.
  *
  * Events: each end writes the index at which it wants to be woken (`requestEvent`,
  * `responseEvent`). Whoever produces sends an event only if it has passed that index. Before
@@ -37,7 +38,6 @@ export interface SlotSizes {
 
 /** What both ends have in common: the page. */
 class RingPage {
-  readonly memory: Buffer;
   readonly view: DataView;
   readonly slots: number;
   readonly slotOctets: number;
@@ -45,7 +45,6 @@ class RingPage {
 
   constructor(memory: Buffer, { requestOctets, responseOctets }: SlotSizes) {
     assert(memory.length === RING_OCTETS, 'Cannot use a ring: it is not one page');
-    this.memory = memory;
     this.view = new DataView(memory.buffer, memory.byteOffset, memory.length);
     this.#words = new Int32Array(memory.buffer, memory.byteOffset, RingHeader.octets / 4);
     this.slotOctets = Math.max(requestOctets, responseOctets);
@@ -70,7 +69,6 @@ class RingPage {
 /** The end that takes requests and answers them. */
 export class BackRing {
   readonly #page: RingPage;
-  readonly #requestOctets: number;
   /** Requests taken (req_cons). */
   #taken: number;
   /** Responses published (rsp_prod_pvt). */
@@ -81,7 +79,6 @@ export class BackRing {
   /** @param at Responses that a back end before this one has published. */
   constructor(memory: Buffer, sizes: SlotSizes, at = 0) {
     this.#page = new RingPage(memory, sizes);
-    this.#requestOctets = sizes.requestOctets;
     this.#taken = at;
     this.#answered = at;
     this.#announced = at;
@@ -134,11 +131,11 @@ export class BackRing {
     return count;
   }
 
-  /** Takes the next request: its slot is copied, once. Call `available` first. */
-  take(into: Buffer): void {
+  /** Takes the next request: where in `view` it is, until a response is made. Call `available` first. */
+  take(): number {
     const at = this.#page.at(this.#taken);
-    this.#page.memory.copy(into, 0, at, at + this.#requestOctets);
     this.#taken = (this.#taken + 1) >>> 0;
+    return at;
   }
 
   /** Passes over requests whose answers a back end before this one still owed. */
@@ -185,7 +182,6 @@ export class BackRing {
 /** The end that makes requests. */
 export class FrontRing {
   readonly #page: RingPage;
-  readonly #responseOctets: number;
   /** Requests made, published or not (req_prod_pvt). */
   #made = 0;
   /** Requests published when `push` was called last. */
@@ -196,7 +192,6 @@ export class FrontRing {
   /** Initialises the page (SHARED_RING_INIT). */
   constructor(memory: Buffer, sizes: SlotSizes) {
     this.#page = new RingPage(memory, sizes);
-    this.#responseOctets = sizes.responseOctets;
     memory.fill(0, 0, RingHeader.octets);
     this.#page.set(REQUEST_EVENT, 1);
     this.#page.set(RESPONSE_EVENT, 1);
@@ -221,11 +216,16 @@ export class FrontRing {
     return this.#made;
   }
 
-  /** Copies a request into the next slot. */
-  put(request: Uint8Array): void {
+  get view(): DataView {
+    return this.#page.view;
+  }
+
+  /** Makes a request: where in `view` it is to be written, before `push`. An old one is still there. */
+  make(): number {
     assert(this.free > 0, 'Cannot make a request: the ring is full');
-    this.#page.memory.set(request, this.#page.at(this.#made));
+    const at = this.#page.at(this.#made);
     this.#made = (this.#made + 1) >>> 0;
+    return at;
   }
 
   /** Publishes what was put; true if the back end wants an event for it. */
@@ -253,13 +253,12 @@ export class FrontRing {
     return count;
   }
 
-  /** Copies a response that `available` counted, the first one if `ahead` is 0. */
-  copy(into: Buffer, ahead = 0): void {
-    const at = this.#page.at(this.#taken + ahead);
-    this.#page.memory.copy(into, 0, at, at + this.#responseOctets);
+  /** Where in `view` the first response is that `available` counted. */
+  responseAt(): number {
+    return this.#page.at(this.#taken);
   }
 
-  /** Responses were handled: their slots are free. */
+  /** Responses were read: their slots are free. */
   release(count = 1): void {
     this.#taken = (this.#taken + count) >>> 0;
   }

@@ -11,6 +11,11 @@ export interface Transfer {
   readonly type: TransferType;
   /** Room for data from the device. */
   readonly octets?: number;
+  /**
+   * Where data from the device is put, at least `octets` long and the transfer's until that is done;
+   * without it each result has new memory.
+   */
+  readonly into?: Buffer;
   /** Data to the device; copied when the transfer is sent. */
   readonly data?: Buffer;
   /** Eight octets as on USB; control only. */
@@ -66,6 +71,12 @@ export function isInput({ endpoint, setup }: Transfer): boolean {
 /** Octets of the transfer buffer. */
 export function lengthOf(transfer: Transfer): number {
   return isInput(transfer) ? (transfer.octets ?? 0) : (transfer.data?.length ?? 0);
+}
+
+/** Memory for data of so many octets that came. */
+export function roomFor(octets: number, into: Buffer | undefined): Buffer {
+  if (into === undefined) return Buffer.allocUnsafe(octets);
+  return into.length === octets ? into : into.subarray(0, octets);
 }
 
 /** A result without data. */

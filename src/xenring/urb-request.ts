@@ -1,8 +1,8 @@
 /**
  * From a slot of the URB ring to a URB: every check of what a front end sends stands here.
  *
- * A slot is copied before it gets here, so that the front end cannot change what was checked. What
- * no front end in its right mind sends (too many segments, a segment outside its page, a port that
+ * Each field of a slot is read once, into a `Request`, so that the front end cannot change what was
+ * checked. What no front end in its right mind sends (too many segments, a segment outside its page, a port that
  * the controller has not) ends the connection (`RingError`); what a driver in the guest can bring
  * about ends only its URB (a `UrbStatus`).
  *
@@ -45,6 +45,8 @@ export class Request {
   readonly frames: GrantSegment[] = [];
   frameOctets = 0;
   packetCount = 0;
+  /** Segments with frame descriptors. */
+  frameCount = 0;
   setupType = 0;
   setupRequest = 0;
   setupValue = 0;
@@ -75,15 +77,15 @@ export class Request {
   }
 
   /**
-   * Reads a copy of a slot.
+   * Reads the slot at `at`.
    *
    * @param ports Ports of the controller.
    * @throws {RingError} if no front end may send this.
    */
-  read(view: DataView, ports: number): void {
+  read(view: DataView, at: number, ports: number): void {
     const offset = UrbRequest.offsets;
-    const pipe = view.getUint32(offset.pipe, true);
-    this.id = view.getUint16(offset.id, true);
+    const pipe = view.getUint32(at + offset.pipe, true);
+    this.id = view.getUint16(at + offset.id, true);
     this.port = pipe & PIPE.portMask;
     if (this.port < 1 || this.port > ports) {
       throw new RingError(
@@ -93,42 +95,45 @@ export class Request {
     }
     this.unlink = (pipe & PIPE.unlink) !== 0;
     if (this.unlink) {
-      this.unlinkId = view.getUint16(offset.specific, true);
+      this.unlinkId = view.getUint16(at + offset.specific, true);
       return;
     }
     this.in = (pipe & PIPE.in) !== 0;
     this.deviceAddress = (pipe >>> PIPE.deviceShift) & PIPE.deviceMask;
     this.endpoint = (pipe >>> PIPE.endpointShift) & PIPE.endpointMask;
     this.type = pipe >>> PIPE.typeShift;
-    this.flags = view.getUint16(offset.transferFlags, true);
-    this.#readSpecific(view, offset.specific);
-    this.#readSegments(view, view.getUint16(offset.bufferSegments, true));
+    this.flags = view.getUint16(at + offset.transferFlags, true);
+    if (this.type === PIPE_TYPE.isochronous) this.#readIsochronous(view, at + offset.specific);
+    else this.#readSetup(view, at + offset.specific);
+    this.#readSegments(view, at);
   }
 
-  #readSpecific(view: DataView, at: number): void {
+  #readSetup(view: DataView, at: number): void {
+    this.packetCount = 0;
+    this.frameCount = 0;
     this.setupType = view.getUint8(at);
     this.setupRequest = view.getUint8(at + 1);
     this.setupValue = view.getUint16(at + 2, true);
     this.setupIndex = view.getUint16(at + 4, true);
     this.setupLength = view.getUint16(at + 6, true);
-    const isochronous = this.type === PIPE_TYPE.isochronous;
-    this.packetCount = isochronous
-      ? view.getUint16(at + IsochronousPart.offsets.packetCount, true)
-      : 0;
   }
 
-  #readSegments(view: DataView, dataCount: number): void {
-    const { specific, segments } = UrbRequest.offsets;
-    const frameCount =
-      this.type === PIPE_TYPE.isochronous
-        ? view.getUint16(specific + IsochronousPart.offsets.frameSegments, true)
-        : 0;
+  #readIsochronous(view: DataView, at: number): void {
+    this.packetCount = view.getUint16(at + IsochronousPart.offsets.packetCount, true);
+    this.frameCount = view.getUint16(at + IsochronousPart.offsets.frameSegments, true);
+  }
+
+  #readSegments(view: DataView, at: number): void {
+    const { offsets } = UrbRequest;
+    const { frameCount } = this;
+    const dataCount = view.getUint16(at + offsets.bufferSegments, true);
     if (dataCount + frameCount > SEGMENTS_MAX) {
       throw new RingError(
         'bad-segments',
         `Cannot accept request ${this.id}: ${dataCount + frameCount} segments, at most ${SEGMENTS_MAX}`,
       );
     }
+    const segments = at + offsets.segments;
     this.octets = this.#gather(view, segments, this.data, 0, dataCount);
     this.frameOctets = this.#gather(view, segments, this.frames, dataCount, frameCount);
   }
@@ -136,7 +141,7 @@ export class Request {
   /** Fills a list of segments; returns the sum of their octets. */
   #gather(view: DataView, at: number, into: GrantSegment[], first: number, count: number): number {
     let sum = 0;
-    into.length = count;
+    if (into.length !== count) into.length = count;
     for (let n = 0; n < count; n++) {
       const place = at + (first + n) * Segment.octets;
       const segment = this.#segments[first + n] as GrantSegment;

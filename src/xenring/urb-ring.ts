@@ -27,8 +27,6 @@ export class UrbRing {
   readonly owed: readonly Owed[];
   readonly #ring: BackRing;
   readonly #journal: Journal;
-  readonly #slot = Buffer.alloc(UrbRequest.octets);
-  readonly #slotView = new DataView(this.#slot.buffer, this.#slot.byteOffset, this.#slot.length);
 
   /** @throws {RingError} if nobody knows what is owed. */
   constructor(page: Buffer) {
@@ -69,8 +67,7 @@ export class UrbRing {
    * @throws {RingError} if no front end may send it.
    */
   take(into: Request, ports: number): void {
-    this.#ring.take(this.#slot);
-    into.read(this.#slotView, ports);
+    into.read(this.#ring.view, this.#ring.take(), ports);
   }
 
   /** Call before the request has any effect. */

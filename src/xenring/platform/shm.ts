@@ -164,7 +164,7 @@ export class ShmPlatform implements Platform {
       const at = segment.pageAt(reference) + offset;
       assert(done + octets <= target.length, 'Cannot copy: the target is too short');
       if (at !== end) {
-        segment.memory.copy(target, done - (end - from), from, end);
+        if (end > from) segment.memory.copy(target, done - (end - from), from, end);
         from = at;
         end = at;
       }
@@ -185,7 +185,7 @@ export class ShmPlatform implements Platform {
     for (const { reference, offset, octets } of segments) {
       const at = segment.pageAt(reference) + offset;
       if (at !== end) {
-        octetsOf.copy(segment.memory, to, done - (end - to), done);
+        if (end > to) octetsOf.copy(segment.memory, to, done - (end - to), done);
         to = at;
         end = at;
       }
@@ -235,11 +235,12 @@ export class ShmPlatform implements Platform {
 
   /** The peer, if it has granted all of them. @throws {PlatformError} */
   #linkFor(peer: Domain, segments: readonly GrantSegment[]): ShmPeer {
-    let link = this.#peers.known(peer);
-    if (this.#firstWrong(link, segments) !== undefined) link = this.#peers.fresh(peer);
-    const wrong = this.#firstWrong(link, segments);
+    const known = this.#peers.known(peer);
+    if (this.#firstWrong(known, segments) === undefined) return known;
+    const fresh = this.#peers.fresh(peer);
+    const wrong = this.#firstWrong(fresh, segments);
     if (wrong !== undefined) throw notGranted(peer, wrong.reference);
-    return link;
+    return fresh;
   }
 
   #firstWrong(link: ShmPeer, segments: readonly GrantSegment[]): GrantSegment | undefined {
