@@ -86,6 +86,8 @@ export class FrontUrbs {
   /** Not in the ring yet. */
   #waiting: Sending[] = [];
   #unlinks: Sending[] = [];
+  /** Responses are being taken. */
+  #passing = false;
   /** By id: the beginning of its pages, as long as its last IN data was. */
   readonly #windows: Buffer[];
 
@@ -124,8 +126,9 @@ export class FrontUrbs {
     }
   }
 
-  /** Fills the ring with what waits, and tells the back end. */
+  /** Fills the ring with what waits, and tells the back end; at the end of a pass if one is under way. */
   push(): void {
+    if (this.#passing) return;
     const ring = this.#ring;
     while (this.#unlinks.length > 0 && ring.free > 0) this.#putUnlink(this.#unlinks.shift());
     if (this.#waiting.length > 0 && ring.free > SLOTS_FOR_UNLINKS) this.#putWaiting();
@@ -165,11 +168,21 @@ export class FrontUrbs {
   work(stayAwake = false): boolean {
     const ring = this.#ring;
     for (let pass = 0; pass < PASSES_MAX; pass++) {
-      for (let left = ring.available(); left > 0; left--) this.#take();
+      this.#takeAll();
       this.push();
       if (!(stayAwake ? ring.waiting : ring.sleep())) return false;
     }
     return true;
+  }
+
+  /** What handlers send meanwhile is published together: an index costs more than a request. */
+  #takeAll(): void {
+    this.#passing = true;
+    try {
+      for (let left = this.#ring.available(); left > 0; left--) this.#take();
+    } finally {
+      this.#passing = false;
+    }
   }
 
   #take(): void {
