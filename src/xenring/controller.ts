@@ -97,6 +97,7 @@ export class Controller {
     for (const { entry, id } of this.#ring.owed) {
       this.#ring.respond(entry, id, plain('shutdown'));
     }
+    this.#ring.publish();
     for (let port = 1; port <= options.ports; port++) this.#hotPlug.tell(port, 'none');
   }
 
@@ -177,6 +178,7 @@ export class Controller {
       const event = this.#ring.responseEvent; // before the ring is read
       for (let left = this.#ring.available(); left > 0; left--) this.#take();
       this.#fences.open(event);
+      this.#ring.publish();
       // While URBs are held the fence is what is looked for, at times of its own.
       asleep = !stayAwake || this.#fences.blocked;
       more = asleep ? this.#ring.sleep() : this.#ring.waiting;
@@ -284,6 +286,7 @@ export class Controller {
   #fault(error: unknown): void {
     if (!(error instanceof RingError) && !(error instanceof PlatformError)) throw error;
     if (this.#broken) return;
+    this.#ring.publish(); // what was right before
     this.#broken = true;
     this.#options.onFault(error);
   }

@@ -55,7 +55,7 @@ export class HotPlug {
   #send(port: number, speed: PortSpeed): void {
     const { view } = this.#ring;
     const id = view.getUint16(this.#ring.take() + ConnRequest.offsets.id, true);
-    const at = this.#ring.responseAt();
+    const at = this.#ring.make();
     view.setUint16(at + ConnResponse.offsets.id, id, true);
     view.setUint8(at + ConnResponse.offsets.port, port);
     view.setUint8(at + ConnResponse.offsets.speed, PORT_SPEED[speed]);

@@ -7,9 +7,9 @@
  * uses (`__pad` in ring.h), which a fresh ring has zeroed.
  *
  * Death may come between any two stores. A request counts as taken once its bit in `used` is set,
- * which is before it is submitted; so one that was only copied is copied again. An answer is
- * published by one store of the index; `answering` says beforehand whose answer that one is, and
- * afterwards the index itself says whether it got there.
+ * which is before it is submitted; so one that was only read is read again. Answers are published
+ * by one store of the index; `answering` says beforehand whose they are, and afterwards the index
+ * itself says whether they got there.
  *
  * The front end can write here too, but only its own connection depends on it.
  */
@@ -21,14 +21,14 @@ const AT = RingHeader.offsets.rest;
 const MAGIC_AT = AT;
 /** u16: one bit an entry. */
 const USED_AT = AT + 4;
-/** u16: entry + 1 whose answer is being published, or 0. */
+/** u16: one bit an entry whose answer is being published. */
 const ANSWERING_AT = AT + 6;
-/** u32: the index that this answer has. */
+/** u32: the index that the first of these answers has. */
 const INDEX_AT = AT + 8;
 /** u16 each: ids. */
 const IDS_AT = AT + 12;
-/** "uj01" */
-const MAGIC = 0x31306a75;
+/** "uj02" */
+const MAGIC = 0x32306a75;
 
 /** Entries, as many as the ring has slots. */
 export const JOURNAL_ENTRIES = 16;
@@ -65,14 +65,18 @@ export class Journal {
     this.#view.setUint16(USED_AT, this.#used, true);
   }
 
-  /** Call before the response of this index is published, and `answered` after it. */
-  answering(entry: number, index: number): void {
+  /**
+   * Call before the responses from this index on are published, and `answered` after it.
+   *
+   * @param entries One bit each.
+   */
+  answering(entries: number, index: number): void {
     this.#view.setUint32(INDEX_AT, index, true);
-    this.#view.setUint16(ANSWERING_AT, entry + 1, true);
+    this.#view.setUint16(ANSWERING_AT, entries, true);
   }
 
-  answered(entry: number): void {
-    this.#used &= ~(1 << entry);
+  answered(entries: number): void {
+    this.#used &= ~entries;
     this.#view.setUint16(USED_AT, this.#used, true);
     this.#view.setUint16(ANSWERING_AT, 0, true);
   }
@@ -99,7 +103,7 @@ export function readDebt(view: DataView): Debt {
   const answering = view.getUint16(ANSWERING_AT, true);
   // Published, but not crossed out any more.
   const published = ((answered - view.getUint32(INDEX_AT, true)) | 0) > 0;
-  if (answering > 0 && answering <= JOURNAL_ENTRIES && published) used &= ~(1 << (answering - 1));
+  if (published) used &= ~answering;
   const owed: Owed[] = [];
   for (let entry = 0; entry < JOURNAL_ENTRIES; entry++) {
     if ((used >> entry) & 1) owed.push({ entry, id: view.getUint16(IDS_AT + 2 * entry, true) });

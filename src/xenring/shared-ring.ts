@@ -71,7 +71,7 @@ export class BackRing {
   readonly #page: RingPage;
   /** Requests taken (req_cons). */
   #taken: number;
-  /** Responses published (rsp_prod_pvt). */
+  /** Responses made, published or not (rsp_prod_pvt). */
   #answered: number;
   /** `#answered` when `needsEvent` was asked last. */
   #announced: number;
@@ -93,12 +93,12 @@ export class BackRing {
     return this.#taken;
   }
 
-  /** Responses published, as an index. */
+  /** Responses made, as an index. */
   get answered(): number {
     return this.#answered;
   }
 
-  /** Requests taken and not answered. */
+  /** Requests taken, without a response. */
   get outstanding(): number {
     return (this.#taken - this.#answered) >>> 0;
   }
@@ -143,19 +143,20 @@ export class BackRing {
     this.#taken = (this.#taken + count) >>> 0;
   }
 
-  /** Where in `view` the next response is to be written; then `publish`. */
-  responseAt(): number {
+  /** Makes a response: where in `view` it is to be written, before `publish`. */
+  make(): number {
     assert(this.outstanding > 0, 'Cannot answer: no request is outstanding');
-    return this.#page.at(this.#answered);
+    const at = this.#page.at(this.#answered);
+    this.#answered = (this.#answered + 1) >>> 0;
+    return at;
   }
 
   get view(): DataView {
     return this.#page.view;
   }
 
-  /** The response is there. The front end may be awake and see it; `needsEvent` tells. */
+  /** The responses made are there. The front end may be awake and see them; `needsEvent` tells. */
   publish(): void {
-    this.#answered = (this.#answered + 1) >>> 0;
     this.#page.set(RESPONSE_PRODUCED, this.#answered);
   }
 

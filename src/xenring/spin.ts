@@ -10,8 +10,8 @@
  * What comes soon is learned from the past. `gap` is the time from having nothing to do to the next
  * arrival. After `rowMin` short gaps in a row this end stays awake; each gap that outlasts the limit
  * ends that, and doubles the number of short gaps that are wanted before it is tried again: an other
- * end that cannot run meanwhile, because there is no CPU for it, costs ever less. Each success halves
- * that number. Gaps seen asleep have both ends' wake-ups in them, so short means more there.
+ * end that cannot run meanwhile, because there is no CPU for it, costs ever less. A success ends the
+ * doubling: what failed before was a pause of the other end's, as for its garbage. Gaps seen asleep have both ends' wake-ups in them, so short means more there.
  *
  * An end without traffic has no arrivals, and sleeps.
  */
@@ -28,9 +28,9 @@ export interface SpinLimits {
 }
 
 export const SPIN_LIMITS: SpinLimits = {
-  awakeMilliseconds: 0.06,
+  awakeMilliseconds: 0.2,
   shortMilliseconds: 0.3,
-  rowMin: 4,
+  rowMin: 2,
   rowMax: 1024,
 };
 
@@ -56,7 +56,7 @@ export class SpinPolicy {
     this.#busy = true;
     if (this.#deadline > Number.NEGATIVE_INFINITY) {
       this.#deadline = Number.NEGATIVE_INFINITY;
-      this.#wanted = Math.max(rowMin, this.#wanted >> 1);
+      this.#wanted = rowMin;
       this.#row = rowMax;
       return;
     }

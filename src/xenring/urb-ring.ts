@@ -13,6 +13,10 @@ const SIZES = { requestOctets: UrbRequest.octets, responseOctets: UrbResponse.oc
 /** What a request without an entry in the journal has: it is answered as soon as it is taken. */
 export const NO_ENTRY = -1;
 
+/** Responses that may wait to be published together, and octets that may have moved for them. */
+const TOGETHER_RESPONSES_MAX = 4;
+const TOGETHER_OCTETS_MAX = 4096;
+
 /** What a response says beside the id. */
 export interface Answer {
   readonly status: number;
@@ -27,6 +31,10 @@ export class UrbRing {
   readonly owed: readonly Owed[];
   readonly #ring: BackRing;
   readonly #journal: Journal;
+  /** Responses that are made and not published: how many, whose (one bit an entry), and their octets. */
+  #together = 0;
+  #entries = 0;
+  #octets = 0;
 
   /** @throws {RingError} if nobody knows what is owed. */
   constructor(page: Buffer) {
@@ -42,7 +50,7 @@ export class UrbRing {
     return this.#ring.slots;
   }
 
-  /** Requests taken, and responses published, as indexes. */
+  /** Requests taken, and responses made, as indexes. */
   get taken(): number {
     return this.#ring.taken;
   }
@@ -75,19 +83,35 @@ export class UrbRing {
     this.#journal.taken(entry, id);
   }
 
+  /**
+   * Makes a response. It is published with those behind it, for an index costs more than a response:
+   * the front end looks at the memory around it meanwhile. Call `publish` when no more come.
+   */
   respond(entry: number, id: number, answer: Answer): void {
-    const ring = this.#ring;
-    const at = ring.responseAt();
-    const { view } = ring;
+    const { view } = this.#ring;
+    const at = this.#ring.make();
     const { offsets } = UrbResponse;
     view.setUint16(at + offsets.id, id, true);
     view.setUint16(at + offsets.startFrame, answer.startFrame & 0xffff, true);
     view.setInt32(at + offsets.status, answer.status, true);
     view.setInt32(at + offsets.actualLength, answer.octets, true);
     view.setInt32(at + offsets.errorCount, answer.errorCount, true);
-    if (entry !== NO_ENTRY) this.#journal.answering(entry, ring.answered);
-    ring.publish();
-    if (entry !== NO_ENTRY) this.#journal.answered(entry);
+    if (entry !== NO_ENTRY) this.#entries |= 1 << entry;
+    this.#together++;
+    this.#octets += answer.octets;
+    const isEnough =
+      this.#together === TOGETHER_RESPONSES_MAX || this.#octets >= TOGETHER_OCTETS_MAX;
+    if (isEnough) this.publish();
+  }
+
+  publish(): void {
+    if (this.#together === 0) return;
+    this.#journal.answering(this.#entries, (this.#ring.answered - this.#together) >>> 0);
+    this.#ring.publish();
+    this.#journal.answered(this.#entries);
+    this.#together = 0;
+    this.#entries = 0;
+    this.#octets = 0;
   }
 
   get waiting(): boolean {

@@ -41,6 +41,7 @@ describe('rings', () => {
       front.make();
       front.push();
       back.take();
+      back.make();
       back.publish();
       front.release();
     }
@@ -71,6 +72,7 @@ describe('rings', () => {
     front.push();
     for (let n = 0; n < 3; n++) {
       back.take();
+      back.make();
       back.publish();
     }
     assert.equal(back.needsEvent(), true);
@@ -85,6 +87,7 @@ describe('rings', () => {
     front.make();
     front.push();
     back.take();
+    back.make();
     back.publish();
     front.release(front.available());
     front.sleep();
@@ -103,6 +106,7 @@ describe('rings', () => {
       const count = back.available();
       for (let n = 0; n < count; n++) {
         back.take();
+        back.make();
         back.publish();
       }
       assert.equal(memory.readUInt32LE(8), produced);
@@ -195,12 +199,12 @@ describe('journal', () => {
         const [one] = out.splice((step * 31) % out.length, 1);
         const { entry, id } = one as { entry: number; id: number };
         expected = () => [owedNow()];
-        journal.answering(entry, answered);
+        journal.answering(1 << entry, answered);
         answered++;
         memory.writeUInt32LE(answered, 8);
         published.add(id);
         look();
-        journal.answered(entry);
+        journal.answered(1 << entry);
         free.push(entry);
       }
       expected = () => [owedNow()];
