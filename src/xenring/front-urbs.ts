@@ -145,7 +145,7 @@ export class FrontUrbs {
         this.#putTransfer(sending);
       } else waiting[kept++] = sending;
     }
-    waiting.length = kept;
+    while (waiting.length > kept) waiting.pop(); // quicker than to set the length
   }
 
   /** Requests without a response. */

@@ -23,6 +23,8 @@ const STEP_OCTETS = 4096;
 
 export class TransferMemory {
   #data: Buffer = NO_OCTETS;
+  /** The beginning of `#data`, as long as was wanted last. */
+  #window: Buffer = NO_OCTETS;
   #frames: Buffer = NO_OCTETS;
 
   /** OUT data of a request. */
@@ -81,7 +83,8 @@ export class TransferMemory {
 
   #room(octets: number): Buffer {
     if (this.#data.length < octets) this.#data = grown(octets);
-    return this.#data.subarray(0, octets);
+    if (this.#window.length !== octets) this.#window = this.#data.subarray(0, octets);
+    return this.#window;
   }
 }
 
