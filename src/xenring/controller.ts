@@ -65,8 +65,10 @@ export class Controller {
   readonly #options: ControllerOptions;
   readonly #ring: UrbRing;
   readonly #hotPlug: HotPlug;
-  readonly #free: Entry[] = [];
-  readonly #byId = new Map<number, Entry>();
+  readonly #entries: readonly Entry[];
+  readonly #free: Entry[];
+  /** By id, which has 16 bits: index + 1 of the entry that is out. */
+  readonly #byId = new Uint8Array(1 << 16);
   /** By number; 0 is none. */
   readonly #ports: Port[];
   readonly #fences: Fences;
@@ -85,15 +87,14 @@ export class Controller {
     this.#hotPlug = new HotPlug(connPage);
     this.#fences = new Fences(this.#ring);
     this.#ports = Array.from({ length: options.ports + 1 }, () => new Port());
-    for (let index = JOURNAL_ENTRIES - 1; index >= 0; index--) {
-      this.#free.push({
-        index,
-        request: new Request(),
-        memory: new TransferMemory(),
-        session: null,
-        asked: false,
-      });
-    }
+    this.#entries = Array.from({ length: JOURNAL_ENTRIES }, (_, index) => ({
+      index,
+      request: new Request(),
+      memory: new TransferMemory(),
+      session: null,
+      asked: false,
+    }));
+    this.#free = [...this.#entries];
     for (const { entry, id } of this.#ring.owed) {
       this.#ring.respond(entry, id, plain('shutdown'));
     }
@@ -108,7 +109,7 @@ export class Controller {
 
   /** Requests that are out. */
   get outstandingCount(): number {
-    return this.#byId.size;
+    return this.#entries.length - this.#free.length;
   }
 
   /** What a session at a port calls. */
@@ -195,7 +196,7 @@ export class Controller {
     assert(entry !== undefined, 'Cannot take a request: more are out than the ring has slots');
     const { request } = entry;
     this.#ring.take(request, this.#options.ports);
-    if (this.#byId.has(request.id)) {
+    if (this.#entryOf(request.id) !== undefined) {
       throw new RingError(
         'duplicate-id',
         `Cannot accept request ${request.id}: a request of this id is out, wanted a new one`,
@@ -207,7 +208,7 @@ export class Controller {
       this.#unlink(request.unlinkId);
       return;
     }
-    this.#byId.set(request.id, entry);
+    this.#byId[request.id] = entry.index + 1;
     this.#ring.note(entry.index, request.id);
     const status = this.#submit(entry);
     if (status !== null) this.#answer(entry, plain(status));
@@ -239,14 +240,14 @@ export class Controller {
   }
 
   #unlink(id: number): void {
-    const entry = this.#byId.get(id);
+    const entry = this.#entryOf(id);
     if (entry === undefined || entry.session === null) return;
     entry.asked = true;
     entry.session.unlink(id);
   }
 
   #gaveBack(urb: Urb): void {
-    const entry = this.#byId.get(urb.id);
+    const entry = this.#entryOf(urb.id);
     assert(entry !== undefined, 'Cannot answer a URB: its request is not out');
     if (this.#broken) return;
     try {
@@ -266,12 +267,18 @@ export class Controller {
 
   #answer(entry: Entry, answer: Answer): void {
     const { id } = entry.request;
-    this.#byId.delete(id);
+    this.#byId[id] = 0;
     entry.session = null;
     entry.asked = false;
     this.#ring.respond(entry.index, id, answer);
     this.#free.push(entry);
     if (!this.#working) this.#options.onAnswered();
+  }
+
+  /** The request of this id that is out. */
+  #entryOf(id: number): Entry | undefined {
+    const place = this.#byId[id] ?? 0;
+    return place === 0 ? undefined : this.#entries[place - 1];
   }
 
   #portOf(number: number): Port {
