@@ -24,7 +24,7 @@ import { Port } from './port.ts';
 import { RingError } from './ring-error.ts';
 import { type GuestMemory, TransferMemory } from './transfer-memory.ts';
 import { buildUrb, endpointOf, Request, refusal } from './urb-request.ts';
-import { type Answer, NO_ENTRY, UrbRing } from './urb-ring.ts';
+import { type Answer, NO_ENTRY, plainAnswer, UrbRing } from './urb-ring.ts';
 import { type PortSpeed, STATUS_NUMBER, TRANSFER_FLAG } from './usbif.ts';
 
 /** How often one call of `work` looks at the ring; a front end that never stops waits its turn. */
@@ -96,7 +96,7 @@ export class Controller {
     }));
     this.#free = [...this.#entries];
     for (const { entry, id } of this.#ring.owed) {
-      this.#ring.respond(entry, id, plain('shutdown'));
+      this.#ring.respond(entry, id, plainAnswer('shutdown'));
     }
     this.#ring.publish();
     for (let port = 1; port <= options.ports; port++) this.#hotPlug.tell(port, 'none');
@@ -204,14 +204,14 @@ export class Controller {
     }
     if (request.unlink) {
       this.#free.push(entry);
-      this.#ring.respond(NO_ENTRY, request.id, plain('ok'));
+      this.#ring.respond(NO_ENTRY, request.id, plainAnswer('ok'));
       this.#unlink(request.unlinkId);
       return;
     }
     this.#byId[request.id] = entry.index + 1;
     this.#ring.note(entry.index, request.id);
     const status = this.#submit(entry);
-    if (status !== null) this.#answer(entry, plain(status));
+    if (status !== null) this.#answer(entry, plainAnswer(status));
   }
 
   /** Returns how the request ends right away, or null if its URB was submitted. */
@@ -297,10 +297,4 @@ export class Controller {
     this.#broken = true;
     this.#options.onFault(error);
   }
-}
-
-const OK: Answer = { status: STATUS_NUMBER.ok, octets: 0, startFrame: 0, errorCount: 0 };
-
-function plain(status: UrbStatus): Answer {
-  return status === 'ok' ? OK : { ...OK, status: STATUS_NUMBER[status] };
 }

@@ -3,38 +3,18 @@
  * transfer may be sent when is decided elsewhere (`ring-device.ts`); here they wait at most for a
  * free slot, each endpoint's in order (slot-shares.ts).
  *
- * Each id owns as many granted pages as a request can name, for good: a transfer costs two copies of
- * its data and no change of grants. One slot is kept for unlinks, which are answered at once, so that
- * a ring full of transfers that do not end can always be taken back.
+ * Where their data lies: request-pages.ts. One slot is kept for unlinks, which are answered at once,
+ * so that a ring full of transfers that do not end can always be taken back.
  */
 
 import { assert } from '../core/assert.ts';
-import { PAGE_OCTETS } from './platform.ts';
-import { flagsOf, pipeOf } from './request-fields.ts';
+import { pipeOf } from './request-fields.ts';
+import { RequestPages } from './request-pages.ts';
 import { RingError } from './ring-error.ts';
 import { FrontRing } from './shared-ring.ts';
 import { SlotShares } from './slot-shares.ts';
-import {
-  isInput,
-  lengthOf,
-  NO_OCTETS,
-  type PacketRequest,
-  type PacketResult,
-  roomFor,
-  type Transfer,
-  type TransferResult,
-} from './transfer.ts';
-import {
-  FrameDescriptor,
-  frameStatusOf,
-  IsochronousPart,
-  PIPE,
-  SEGMENTS_MAX,
-  Segment,
-  statusOf,
-  UrbRequest,
-  UrbResponse,
-} from './usbif.ts';
+import { isInput, lengthOf, NO_OCTETS, type Transfer, type TransferResult } from './transfer.ts';
+import { PIPE, statusOf, UrbRequest, UrbResponse } from './usbif.ts';
 
 const SIZES = { requestOctets: UrbRequest.octets, responseOctets: UrbResponse.octets };
 /** Requests that can be out, by the size of a slot. */
@@ -43,14 +23,6 @@ export const IDS = 16;
 const SLOTS_FOR_UNLINKS = 1;
 /** How often one call of `work` looks at the ring. */
 const PASSES_MAX = 8;
-/** `u` of a request: the setup packet of a control transfer, else zeros or `u.isoc`. */
-const SPECIFIC_OCTETS = 8;
-/** Octets of one id's pages. */
-const ROOM_OCTETS = SEGMENTS_MAX * PAGE_OCTETS;
-/** Longest transfer; those that are isochronous leave a page to their descriptors. */
-export const TRANSFER_OCTETS_MAX = ROOM_OCTETS;
-export const ISOCHRONOUS_OCTETS_MAX = ROOM_OCTETS - PAGE_OCTETS;
-export const ISO_PACKETS_MAX = PAGE_OCTETS / FrameDescriptor.octets;
 
 /** A transfer to be sent. When it has been answered it may be sent again. */
 export interface Sending {
@@ -88,14 +60,12 @@ export class FrontUrbs {
   #unlinks: Sending[] = [];
   /** Responses are being taken. */
   #passing = false;
-  /** By id: the beginning of its pages, as long as its last IN data was. */
-  readonly #windows: Buffer[];
+  readonly #pages: RequestPages;
 
   constructor(options: FrontUrbsOptions) {
-    assert(options.memory.length === IDS * ROOM_OCTETS);
     this.#options = options;
     this.#ring = new FrontRing(options.ringPage, SIZES);
-    this.#windows = new Array(IDS).fill(NO_OCTETS);
+    this.#pages = new RequestPages(IDS, options.memory, options.references);
     for (let id = IDS - 1; id >= 0; id--) this.#freeIds.push(id);
   }
 
@@ -227,28 +197,10 @@ export class FrontUrbs {
     if (status === 'ok' && transfer.shortNotOk && actualLength < room) status = 'short';
     const { packets } = transfer;
     const octets = packets === undefined ? actualLength : room;
-    const data = isInput(transfer) ? this.#dataIn(id, octets, transfer) : NO_OCTETS;
+    const data = isInput(transfer) ? this.#pages.dataIn(id, octets, transfer.into) : NO_OCTETS;
     const result = { status, actualOctets: actualLength, data };
-    return packets === undefined ? result : { ...result, packets: this.#packetsOf(id, packets) };
-  }
-
-  #dataIn(id: number, octets: number, { into }: Transfer): Buffer {
-    let window = this.#windows[id] ?? NO_OCTETS;
-    if (window.length !== octets) {
-      window = this.#options.memory.subarray(id * ROOM_OCTETS, id * ROOM_OCTETS + octets);
-      this.#windows[id] = window;
-    }
-    const data = roomFor(octets, into);
-    data.set(window);
-    return data;
-  }
-
-  #packetsOf(id: number, packets: readonly PacketRequest[]): PacketResult[] {
-    const at = id * ROOM_OCTETS + ISOCHRONOUS_OCTETS_MAX;
-    return packets.map((_, n) => {
-      const frame = FrameDescriptor.read(this.#options.memory, at + n * FrameDescriptor.octets);
-      return { status: frameStatusOf(frame.status), actualOctets: frame.actualLength };
-    });
+    if (packets === undefined) return result;
+    return { ...result, packets: this.#pages.packetsOf(id, packets) };
   }
 
   #putUnlink(victim: Sending | undefined): void {
@@ -267,65 +219,11 @@ export class FrontUrbs {
   }
 
   #putTransfer(sending: Sending): void {
-    const { transfer } = sending;
+    const { port, transfer, clearStall } = sending;
     const id = this.#takeId(sending);
     sending.requestId = id;
-    this.#shares.taken(id, sending.port, transfer.endpoint);
-    const octets = lengthOf(transfer);
-    const isIn = isInput(transfer);
-    const { view } = this.#ring;
-    const { offsets } = UrbRequest;
-    const at = this.#ring.make();
-    view.setUint16(at + offsets.id, id, true);
-    view.setUint32(at + offsets.pipe, pipeOf(sending.port, transfer), true);
-    view.setUint16(at + offsets.transferFlags, flagsOf(transfer, sending.clearStall), true);
-    view.setUint16(at + offsets.bufferLength, octets & 0xffff, true);
-    for (let n = 0; n < SPECIFIC_OCTETS; n++) {
-      view.setUint8(at + offsets.specific + n, transfer.setup?.[n] ?? 0);
-    }
-    if (!isIn && transfer.data !== undefined) {
-      this.#options.memory.set(transfer.data, id * ROOM_OCTETS);
-    }
-    const pages = Math.ceil(octets / PAGE_OCTETS);
-    view.setUint16(at + offsets.bufferSegments, pages, true);
-    for (let n = 0; n < pages; n++) {
-      this.#putSegment(at, n, id, n, Math.min(PAGE_OCTETS, octets - n * PAGE_OCTETS));
-    }
-    if (transfer.packets !== undefined) this.#putFrames(at, pages, id, transfer.packets, isIn);
-  }
-
-  #putFrames(
-    at: number,
-    segment: number,
-    id: number,
-    packets: readonly PacketRequest[],
-    isIn: boolean,
-  ): void {
-    const { memory } = this.#options;
-    const framesAt = id * ROOM_OCTETS + ISOCHRONOUS_OCTETS_MAX;
-    if (isIn) memory.fill(0, id * ROOM_OCTETS, framesAt); // packets may leave gaps
-    for (const [n, { offset, octets: length }] of packets.entries()) {
-      const frame = { offset, length, actualLength: 0, status: 0 };
-      FrameDescriptor.write(frame, memory, framesAt + n * FrameDescriptor.octets);
-    }
-    const { view } = this.#ring;
-    const partAt = at + UrbRequest.offsets.specific;
-    const { packetCount, frameSegments } = IsochronousPart.offsets;
-    view.setUint16(partAt + packetCount, packets.length, true);
-    if (packets.length === 0) return;
-    view.setUint16(partAt + frameSegments, 1, true);
-    this.#putSegment(at, segment, id, SEGMENTS_MAX - 1, packets.length * FrameDescriptor.octets);
-  }
-
-  /** Writes a segment of the request at `requestAt`: so many octets of one of its id's pages. */
-  #putSegment(requestAt: number, segment: number, id: number, page: number, octets: number): void {
-    const { view } = this.#ring;
-    const at = requestAt + UrbRequest.offsets.segments + segment * Segment.octets;
-    const reference = this.#options.references[id * SEGMENTS_MAX + page] ?? 0;
-    const { offsets } = Segment;
-    view.setUint32(at + offsets.reference, reference, true);
-    view.setUint16(at + offsets.offset, 0, true);
-    view.setUint16(at + offsets.octets, octets, true);
+    this.#shares.taken(id, port, transfer.endpoint);
+    this.#pages.write(this.#ring.view, this.#ring.make(), id, port, transfer, clearStall);
   }
 
   #takeId(meaning: Meaning): number {

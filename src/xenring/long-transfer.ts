@@ -10,7 +10,7 @@
  */
 import { assert } from '../core/assert.ts';
 import type { UrbStatus } from '../core/urb.ts';
-import { ISO_PACKETS_MAX, ISOCHRONOUS_OCTETS_MAX, TRANSFER_OCTETS_MAX } from './front-urbs.ts';
+import { ISO_PACKETS_MAX, ISOCHRONOUS_OCTETS_MAX, TRANSFER_OCTETS_MAX } from './request-pages.ts';
 import {
   type Handler,
   isInput,

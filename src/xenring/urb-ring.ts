@@ -3,10 +3,11 @@
  * process. Each request taken is answered by exactly one response.
  */
 
+import type { UrbStatus } from '../core/urb.ts';
 import { Journal, type Owed, readDebt } from './journal.ts';
 import { BackRing } from './shared-ring.ts';
 import type { Request } from './urb-request.ts';
-import { UrbRequest, UrbResponse } from './usbif.ts';
+import { STATUS_NUMBER, UrbRequest, UrbResponse } from './usbif.ts';
 
 const SIZES = { requestOctets: UrbRequest.octets, responseOctets: UrbResponse.octets };
 
@@ -24,6 +25,13 @@ export interface Answer {
   /** Isochronous only; else 0. */
   readonly startFrame: number;
   readonly errorCount: number;
+}
+
+const OK: Answer = { status: STATUS_NUMBER.ok, octets: 0, startFrame: 0, errorCount: 0 };
+
+/** An answer without data. */
+export function plainAnswer(status: UrbStatus): Answer {
+  return status === 'ok' ? OK : { ...OK, status: STATUS_NUMBER[status] };
 }
 
 export class UrbRing {
