@@ -12,11 +12,12 @@ import { bootGuest, type Guest } from './lab/guest.ts';
 import { installTools } from './lab/guest-tools.ts';
 import { compiled, labSource } from './lab/kernel.ts';
 import { findDevice, type GuestUsbDevice } from './lab/local-gadget.ts';
+import { throughGateway, tidyUp } from './lab/own-devices.ts';
 import { QemuMonitor } from './lab/qemu-monitor.ts';
 import { CARD_RESET_ANSWER, cardDigest, cardText, SmartCard } from './lab/smart-card.ts';
 import { faults, type ProbeCase, SHORT_CASE, showsTheHole } from './lab/stall-cases.ts';
 import { formatProbe } from './lab/stall-probe.ts';
-import { deviceOf, HARDWARE_CASES, probeStamped, throughGateway } from './lab/usbfs-cases.ts';
+import { deviceOf, HARDWARE_CASES, probeStamped } from './lab/usbfs-cases.ts';
 import { plugCycles } from './lab/usbfs-cycles.ts';
 import { detachAll, loadVhci } from './lab/usbip.ts';
 import { RedirectedDevice } from './lab/usbredir/redirected-device.ts';
@@ -75,9 +76,8 @@ describe('more hardware through usbfs', function () {
     rmSync(monitor.folder, { recursive: true, force: true });
   });
 
-  afterEach(async function () {
-    if (guest.alive) await detachAll(guest);
-    if (this.currentTest?.isPassed()) assert.deepEqual(guest.kernelComplaints(), []);
+  afterEach(function () {
+    return tidyUp(guest, this.currentTest?.isPassed());
   });
 
   /** Plugs the device of a case into the xHCI. */
@@ -114,7 +114,7 @@ describe('more hardware through usbfs', function () {
       const alone = await probeStamped(guest, local, {}, run);
       say(formatProbe('xHCI, no gateway', alone));
       assert(showsTheHole(alone), 'this xHCI stops on a short packet, so that it proves nothing');
-      const holding = ['--stall-hold', '0'];
+      const holding = { arguments: ['--stall-hold', '0'] };
       const result = await throughGateway(
         guest,
         local,

@@ -13,7 +13,9 @@ import {
   attachFrom,
   driversOf,
   exportedBusId,
+  holdsNoDevice,
   serveOwn,
+  tidyUp,
   unplugWhileRead,
 } from './lab/own-devices.ts';
 import { TYPED, typedThrough } from './lab/qemu-keyboard.ts';
@@ -74,10 +76,8 @@ describe('hardware through usbfs', function () {
     rmSync(monitor.folder, { recursive: true, force: true });
   });
 
-  afterEach(async function () {
-    await guest.run('umount /mnt 2>/dev/null');
-    if (guest.alive) await detachAll(guest);
-    if (this.currentTest?.isPassed()) assert.deepEqual(guest.kernelComplaints(), []);
+  afterEach(function () {
+    return tidyUp(guest, this.currentTest?.isPassed());
   });
 
   function diskOf(controller: string, serial: string): string {
@@ -161,8 +161,7 @@ describe('hardware through usbfs', function () {
         await monitor.command('device_del', { id: 'DISKE' });
         await gateway.process.printed(new RegExp(`(${busId} was unplugged[^]*){${round}}`), 30);
       });
-      const fds = await guest.succeed(`ls -l /proc/$(pgrep -f '[c]li/main.js serve')/fd`);
-      assert.doesNotMatch(fds, /bus\/usb/);
+      await holdsNoDevice(guest, gateway);
       await monitor.command('blockdev-add', drive(round));
       await monitor.command('device_add', {
         driver: 'usb-storage',

@@ -5,18 +5,13 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { bootGuest, type Guest } from './lab/guest.ts';
 import { findDevice, type GuestUsbDevice } from './lab/local-gadget.ts';
+import { throughGateway, tidyUp } from './lab/own-devices.ts';
 import { faults, type ProbeCase, SHORT_CASE } from './lab/stall-cases.ts';
 import { formatProbe } from './lab/stall-probe.ts';
 import { stampedGadget } from './lab/stamped-gadget.ts';
-import {
-  deviceOf,
-  GADGET_CASES,
-  HARDWARE_CASES,
-  probeStamped,
-  throughGateway,
-} from './lab/usbfs-cases.ts';
+import { deviceOf, GADGET_CASES, HARDWARE_CASES, probeStamped } from './lab/usbfs-cases.ts';
 import { plugCycles } from './lab/usbfs-cycles.ts';
-import { detachAll, loadVhci } from './lab/usbip.ts';
+import { loadVhci } from './lab/usbip.ts';
 import { RedirectedDevice } from './lab/usbredir/redirected-device.ts';
 
 const ROUNDS = 10_000;
@@ -50,9 +45,8 @@ describe('stall probe through usbfs, for long', function () {
     rmSync(folder, { recursive: true, force: true });
   });
 
-  afterEach(async function () {
-    if (guest.alive) await detachAll(guest);
-    if (this.currentTest?.isPassed()) assert.deepEqual(guest.kernelComplaints(), []);
+  afterEach(function () {
+    return tidyUp(guest, this.currentTest?.isPassed());
   });
 
   async function probe(

@@ -8,7 +8,7 @@ import { type GuestGateway, startGatewayInGuest } from './lab/gateway.ts';
 import type { Guest } from './lab/guest.ts';
 import { compiled, labSource } from './lab/kernel.ts';
 import { checkoutFolder } from './lab/paths.ts';
-import { faults, SHORT_CASE, UNLINK_CASES } from './lab/stall-cases.ts';
+import { faults, hollowRounds, SHORT_CASE, UNLINK_CASES } from './lab/stall-cases.ts';
 import { formatProbe, runProbe } from './lab/stall-probe.ts';
 import { loadUsbtest, runUsbtest } from './lab/testusb.ts';
 import { bulkCases } from './lab/usbtest-gadgets.ts';
@@ -111,6 +111,7 @@ describe('A Xen guest with the kernel’s own front end', function () {
       say(formatProbe('Xen ring', result));
       await unplug(domain, 1);
       assert.deepEqual(faults(SHORT_CASE, PROBE_ROUNDS, result), []);
+      assert.equal(hollowRounds(result), 0);
     });
   }
 

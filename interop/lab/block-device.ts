@@ -1,6 +1,11 @@
-/** Disks as a guest's kernel shows them. */
+/** Disks as a guest's kernel shows them, and as files of the host. */
+import { createHash, randomBytes } from 'node:crypto';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import type { Guest } from './guest.ts';
 import type { GuestProcess } from './guest-process.ts';
+import { hostCommand } from './host-command.ts';
 import type { GuestUsbDevice } from './local-gadget.ts';
 
 /** Modules for disks and their file system; nothing loads them by itself in a guest. */
@@ -29,6 +34,18 @@ export async function reading(guest: Guest, disk: string): Promise<GuestProcess>
   load.end();
   await new Promise((resolve) => setTimeout(resolve, 1000));
   return load;
+}
+
+/** Makes a file of the host that is a disk with a file system as `checkFiles` wants it. */
+export async function makeDisk(file: string, mebibytes: number): Promise<void> {
+  const folder = mkdtempSync(join(tmpdir(), 'urbgate-disk-'));
+  const octets = randomBytes(1 << 20);
+  writeFileSync(join(folder, 'file1'), octets);
+  const digest = createHash('sha256').update(octets).digest('hex');
+  writeFileSync(join(folder, 'sums'), `${digest}  file1\n`);
+  await hostCommand('truncate', ['-s', `${mebibytes}M`, file]);
+  await hostCommand('mkfs.ext4', ['-q', '-F', '-d', folder, file]);
+  rmSync(folder, { recursive: true });
 }
 
 /** Makes a file system on a disk, writes four files, and reads them back past the cache. */

@@ -30,6 +30,8 @@ export interface GatewayOptions {
   startTimeoutSeconds?: number;
 }
 
+/** A gateway in an emulated guest may take so long to give back its devices. */
+const STOP_SECONDS = 20;
 const LISTENING = /Listening on [^\s]*:(\d+)/;
 
 function commandLine(options: GatewayOptions): string[] {
@@ -172,9 +174,14 @@ export interface GuestGateway {
   /** Port on the guest's loopback. */
   port: number;
   process: GuestProcess;
+  /** Of the process, in the guest. */
+  pid: number;
   /** Ends it with SIGTERM. @throws Error unless it exits with 0 in time */
   stop(): Promise<void>;
 }
+
+/** Gateways of guests, those included that have ended. */
+const started = new WeakMap<Guest, GuestProcess[]>();
 
 /** Starts a gateway inside a guest, where no network is between it and the client. */
 export async function startGatewayInGuest(
@@ -185,16 +192,28 @@ export async function startGatewayInGuest(
     quote(pair.join('=')),
   );
   const command = ['exec', 'env', ...environment, ...commandLine(options).map(quote)].join(' ');
-  const process = guest.start(`cd ${quote(checkoutFolder())} && ${command} 2>&1`);
+  const process = guest.start(`echo pid $$; cd ${quote(checkoutFolder())} && ${command} 2>&1`);
+  started.set(guest, [...(started.get(guest) ?? []), process]);
   process.end();
   const match = await process.printed(LISTENING, options.startTimeoutSeconds ?? 180);
+  const pid = Number(/^pid (\d+)$/m.exec(process.stdout)?.[1]);
   const stop = async () => {
     process.signal('SIGTERM');
-    const { code, stdout } = await process.result(20);
+    const { code, stdout } = await process.result(STOP_SECONDS);
     if (code === 0) return;
     throw new Error(`Cannot stop the gateway: it ended with ${code}, 0 is wanted\n${stdout}`);
   };
-  return { port: Number(match[1]), process, stop };
+  return { port: Number(match[1]), process, pid, stop };
+}
+
+/** Ends the gateways that a test which failed has left in a guest, so that the next finds none. */
+export async function endGateways(guest: Guest): Promise<void> {
+  for (const process of started.get(guest) ?? []) {
+    if (process.code !== undefined) continue;
+    process.signal('SIGTERM');
+    await process.result(STOP_SECONDS).catch(() => {}); // killed by then
+  }
+  started.delete(guest);
 }
 
 function quote(word: string): string {

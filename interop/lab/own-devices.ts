@@ -1,12 +1,25 @@
 /** Devices of a guest, exported by a gateway in it and attached there again by the stock client. */
 import { strict as assert } from 'node:assert';
-import { type GuestGateway, startGatewayInGuest } from './gateway.ts';
+import { endGateways, type GuestGateway, startGatewayInGuest } from './gateway.ts';
 import type { Guest } from './guest.ts';
-import { type AttachedDevice, attach, ports } from './usbip.ts';
+import type { GuestUsbDevice } from './local-gadget.ts';
+import { type AttachedDevice, attach, detachAll, ports } from './usbip.ts';
+
+/** How a gateway takes a device of the guest. */
+export interface OwnGateway {
+  /** Default: `usbfs`. */
+  backend?: 'usbfs' | 'webusb';
+  /** More arguments to `serve`. */
+  arguments?: readonly string[];
+}
 
 /** Starts a gateway that exports one SPEC, with something to export. @throws Error with its log */
-export async function serveOwn(guest: Guest, spec: string): Promise<GuestGateway> {
-  const options = { exports: [spec], arguments: ['--control', 'none'] };
+export async function serveOwn(
+  guest: Guest,
+  spec: string,
+  gatewayArguments: readonly string[] = [],
+): Promise<GuestGateway> {
+  const options = { exports: [spec], arguments: ['--control', 'none', ...gatewayArguments] };
   const gateway = await startGatewayInGuest(guest, options);
   await gateway.process.printed(/Exporting .*\n/); // which it says after where it listens
   return gateway;
@@ -23,6 +36,38 @@ export function exportedBusId(gateway: GuestGateway): string {
 export function attachFrom(guest: Guest, gateway: GuestGateway): Promise<AttachedDevice> {
   const server = { address: '127.0.0.1', port: gateway.port };
   return attach(guest, exportedBusId(gateway), server, 60);
+}
+
+/** Serves a device of the guest, attaches it in the same guest, and tidies up. */
+export async function throughGateway<T>(
+  guest: Guest,
+  { busid }: GuestUsbDevice,
+  work: (device: AttachedDevice) => Promise<T>,
+  gateway: OwnGateway = {},
+): Promise<T> {
+  const spec = `usb:${busid},backend=${gateway.backend ?? 'usbfs'}`;
+  const serving = await serveOwn(guest, spec, gateway.arguments);
+  const result = await work(await attachFrom(guest, serving));
+  await detachAll(guest);
+  await serving.stop();
+  return result;
+}
+
+/**
+ * For `afterEach`: leaves nothing of a test in the guest, whether it has passed or not. @throws
+ * AssertionError if it has passed and the kernel complains
+ */
+export async function tidyUp(guest: Guest, passed: boolean | undefined): Promise<void> {
+  if (guest.alive) {
+    await guest.run('umount /mnt 2>/dev/null');
+    await detachAll(guest).finally(() => endGateways(guest));
+  }
+  if (passed) assert.deepEqual(guest.kernelComplaints(), []);
+}
+
+/** A gateway that has let go of its devices has no file of usbfs open. */
+export async function holdsNoDevice(guest: Guest, { pid }: GuestGateway): Promise<void> {
+  assert.doesNotMatch(await guest.succeed(`ls -l /proc/${pid}/fd`), /bus\/usb/);
 }
 
 /** Drivers of a device's interfaces, by interface. */

@@ -206,6 +206,17 @@ export function faults(
   return wrong;
 }
 
+/**
+ * Rounds that prove nothing: their first read failed, but the device was never asked. For devices with
+ * stamps that fail each read after a packet or more.
+ */
+export function hollowRounds({ rounds, seen }: ProbeResult): number {
+  return Math.max(0, rounds - Math.floor(seen / PACKETS_OF_ROUND));
+}
+
+/** Of the 1000 or 1024 octets that a failing read brings. */
+const PACKETS_OF_ROUND = 2;
+
 /** Octets that the gadget's transfers end short after; no whole packets. */
 const GADGET_OCTETS = '1000';
 

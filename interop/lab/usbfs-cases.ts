@@ -12,13 +12,11 @@
 import { sourceSink } from '../../src/core/devices/virtual/source-sink/kind.ts';
 import { VirtualDevice } from '../../src/core/devices/virtual/virtual-device.ts';
 import { parseExportSpec, readOptions } from '../../src/core/export-spec.ts';
-import { startGatewayInGuest } from './gateway.ts';
 import type { Guest } from './guest.ts';
 import type { GuestUsbDevice } from './local-gadget.ts';
 import { OTHER_CASES, type ProbeCase, SHORT_CASE } from './stall-cases.ts';
 import { type ProbeResult, type ProbeSettings, runProbe, underLoad } from './stall-probe.ts';
 import type { StampedGadgetOptions } from './stamped-gadget.ts';
-import { type AttachedDevice, attach, detachAll } from './usbip.ts';
 
 export interface GadgetCase extends Pick<ProbeCase, 'name' | 'settings' | 'statuses'> {
   device: StampedGadgetOptions;
@@ -56,24 +54,6 @@ export function deviceOf({ spec }: Pick<ProbeCase, 'spec'>): VirtualDevice<unkno
   const options = readOptions(parseExportSpec(spec), sourceSink.options, '/');
   // The reader made the values by the kind's own table, which is what their type says.
   return new VirtualDevice(sourceSink.define(options as Parameters<typeof sourceSink.define>[0]));
-}
-
-/** Serves a device of the guest, attaches it in the same guest, and tidies up. */
-export async function throughGateway<T>(
-  guest: Guest,
-  { busid }: GuestUsbDevice,
-  work: (device: AttachedDevice) => Promise<T>,
-  gatewayArguments: readonly string[] = [],
-): Promise<T> {
-  const gateway = await startGatewayInGuest(guest, {
-    exports: [`usb:${busid}`],
-    arguments: ['--control', 'none', ...gatewayArguments],
-  });
-  const server = { address: '127.0.0.1', port: gateway.port };
-  const result = await work(await attach(guest, busid, server));
-  await detachAll(guest);
-  await gateway.stop();
-  return result;
 }
 
 /** On the average, on a slow machine with the gateway in the guest. */

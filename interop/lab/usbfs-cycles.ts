@@ -1,7 +1,7 @@
 /** What many cycles of the same leave behind: a gateway that takes and gives back devices. */
 import { strict as assert } from 'node:assert';
 import { join } from 'node:path';
-import { startGatewayInGuest } from './gateway.ts';
+import { type GuestGateway, startGatewayInGuest } from './gateway.ts';
 import type { Guest } from './guest.ts';
 import { findDevice } from './local-gadget.ts';
 import { driversOf } from './own-devices.ts';
@@ -17,10 +17,10 @@ const SAY_SECONDS = 60;
 /** Runs cycles, and fails if the gateway in the guest has more files or memory open afterwards. */
 async function withoutGrowth(
   guest: Guest,
+  { pid }: GuestGateway,
   times: number,
   run: (times: number) => Promise<void>,
 ): Promise<void> {
-  const pid = (await guest.succeed(`pgrep -f '[c]li/main.js serve'`)).trim();
   const usage = async () => {
     const counts = `ls /proc/${pid}/fd | wc -l; grep -c . /proc/${pid}/maps`;
     const [files = 0, mappings = 0] = (await guest.succeed(counts)).split('\n').map(Number);
@@ -59,7 +59,7 @@ export async function exportCycles(guest: Guest, serial: string, times: number):
       await callGateway('${control}', { command: 'export', spec, folder: '/' }, 20000);
       await callGateway('${control}', { command: 'unexport', busId: '9-1' }, 20000);
     }`;
-  await withoutGrowth(guest, times, async (count) => {
+  await withoutGrowth(guest, gateway, times, async (count) => {
     await guest.succeed('cat > /run/cycles.mjs && node /run/cycles.mjs', {
       input: program(count),
       timeoutSeconds: 60 + count * CYCLE_SECONDS_MAX,
@@ -87,7 +87,7 @@ export async function plugCycles(
       () => (gateway.process.stdout.split(words).length > done ? true : undefined),
       () => `the gateway has not said "${words}" ${done} times`,
     );
-  await withoutGrowth(guest, times, async (count) => {
+  await withoutGrowth(guest, gateway, times, async (count) => {
     for (let n = 0; n < count; n++) {
       done++;
       await device.plugIn();

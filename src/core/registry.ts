@@ -49,8 +49,8 @@ export class Registry extends EventEmitter<RegistryEvents> {
   readonly #exports = new Map<string, Export>();
   /** Bus ids of devices that are gone for a while: not for others who do not ask for them by name. */
   readonly #kept = new Set<string>();
-  /** Being closed: not to be claimed yet. */
-  readonly #closing = new Set<Export>();
+  /** Being closed: not to be claimed until what this has resolves. */
+  readonly #closing = new Map<Export, Promise<void>>();
 
   list(): Export[] {
     return [...this.#exports.values()];
@@ -136,14 +136,23 @@ export class Registry extends EventEmitter<RegistryEvents> {
       await session.close();
       return;
     }
-    this.#closing.add(held);
-    try {
-      await session.close();
-    } finally {
+    const closed = session.close().finally(() => {
       this.#closing.delete(held);
       held.holder = null;
       this.emit('released', held);
-    }
+    });
+    // How it ended is for the client that lets go.
+    this.#closing.set(
+      held,
+      closed.catch(() => {}),
+    );
+    await closed;
+  }
+
+  /** Resolves when a device whose client lets go of it can be claimed; null if none lets go of it. */
+  freed(busId: string): Promise<void> | null {
+    const wanted = this.#exports.get(busId);
+    return (wanted && this.#closing.get(wanted)) ?? null;
   }
 
   /** The id itself if it is free, or else the first free one of ID.2, ID.3, ... */

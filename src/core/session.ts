@@ -104,6 +104,10 @@ interface Slot {
   readonly queue: EndpointQueue<Urb>;
   /** The client's mark of the last report that the queue waits for. */
   mark: number;
+  /** Since that report the client has unlinked something here: its handlers are at work, or were. */
+  answered: boolean;
+  /** Held URBs that came after that. */
+  readonly fresh: Set<Urb>;
   /** The deadline that a timer is set for; Infinity for none. */
   armed: number;
   cancelTimer: () => void;
@@ -177,6 +181,7 @@ export class DeviceSession implements DeviceHost {
       submitted(queue, urb, urb.clearStall, 'unknown', 0, this.#actions);
     } else {
       const evidence = this.#client.evidence?.(slot.mark) ?? 'unknown';
+      if (slot.answered) slot.fresh.add(urb);
       submitted(queue, urb, urb.clearStall, evidence, this.#clock.now(), this.#actions);
       this.#arm(slot);
     }
@@ -188,6 +193,7 @@ export class DeviceSession implements DeviceHost {
     const urb = this.#outstanding.get(id);
     if (urb === undefined) return;
     const slot = this.#slotOf(urb.endpoint);
+    if (slot.queue.phase === 'holding') slot.answered = true;
     unlinked(slot.queue, urb, this.#clock.now(), this.#actions);
     this.#arm(slot);
     this.#carryOut();
@@ -207,13 +213,16 @@ export class DeviceSession implements DeviceHost {
 
   /**
    * Opens the fences of the endpoints whose last report the client has handled, which `handled` tells
-   * from its mark. For transports that know.
+   * from its mark. For transports that know. Returns whether there are others, not handled yet.
    */
-  openFences(handled: (mark: number) => boolean): void {
+  openFences(handled: (mark: number) => boolean): boolean {
+    let others = false;
     this.#forEachSlot((slot) => {
-      if (!awaitsFence(slot.queue) || !handled(slot.mark)) return;
-      fenceOpened(slot.queue, this.#clock.now(), this.#actions);
+      if (!awaitsFence(slot.queue)) return;
+      if (handled(slot.mark)) fenceOpened(slot.queue, this.#clock.now(), this.#actions);
+      else others = true;
     });
+    return others;
   }
 
   /** Whether an endpoint waits for its fence: 'blocked' if URBs are held meanwhile. */
@@ -227,12 +236,17 @@ export class DeviceSession implements DeviceHost {
     return fences;
   }
 
-  /** URBs that wait for a fence that `openFences` would open now. */
+  /**
+   * URBs that wait for a fence that `openFences` would open now; not those that the client submitted after
+   * it had begun to unlink.
+   */
   heldUrbs(handled: (mark: number) => boolean): Urb[] {
     const held: Urb[] = [];
     for (const slot of this.#slots) {
       if (slot?.queue.phase !== 'holding' || !handled(slot.mark)) continue;
-      for (const one of slot.queue.waiting) if (!(one instanceof Barrier)) held.push(one);
+      for (const one of slot.queue.waiting) {
+        if (!(one instanceof Barrier) && !slot.fresh.has(one)) held.push(one);
+      }
     }
     return held;
   }
@@ -321,6 +335,8 @@ export class DeviceSession implements DeviceHost {
         (urb) => device.mustNotBeOvertaken?.(urb) ?? false,
       ),
       mark: 0,
+      answered: false,
+      fresh: new Set(),
       armed: Number.POSITIVE_INFINITY,
       cancelTimer: () => {},
     };
@@ -330,6 +346,10 @@ export class DeviceSession implements DeviceHost {
 
   /** Sets the timer to the queue's deadline. */
   #arm(slot: Slot): void {
+    if (slot.answered && slot.queue.phase !== 'holding') {
+      slot.answered = false;
+      slot.fresh.clear();
+    }
     const deadline = deadlineOf(slot.queue);
     if (deadline === slot.armed) return;
     slot.cancelTimer();

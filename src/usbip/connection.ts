@@ -4,11 +4,13 @@
  *   operation --(device list)--> ending
  *   operation --(import granted)--> urbs --(device removed)--> ending
  *   operation --(import refused)--> ending
+ *   operation --(import of a device that is being let go of)--> waiting --> granted or refused
  *
  * `receive` takes what arrives and throws `RemoteProtocolError` when the client broke the protocol;
  * `takeOutput` returns what there is to send. Replies also appear between two calls, when a device
  * ends a URB on its own time; `onOutput` says so.
  */
+import { systemClock } from '../core/clock.ts';
 import type { SessionLimits } from '../core/limits.ts';
 import type { Claim, Registry } from '../core/registry.ts';
 import type { SessionOptions } from '../core/session.ts';
@@ -55,12 +57,25 @@ export type ConnectionEvent =
   | { readonly type: 'imported'; readonly busId: string }
   | { readonly type: 'refused'; readonly busId: string; readonly reason: string };
 
+/**
+ * How long an import waits for the client before to let go of the device: longer than a reset, and than
+ * a waiting packet of the usb package (docs/decisions/0070).
+ */
+const RELEASE_MILLISECONDS = 5_000;
+
+/** An import that is not answered yet. */
+interface Waiting {
+  readonly busId: string;
+  readonly offered: number | undefined;
+}
+
 export class Connection {
   readonly #options: ConnectionOptions;
   readonly #framer: Framer;
   readonly #writer = new ReplyWriter();
   #urbs: UrbPhase | null = null;
   #claim: Claim | null = null;
+  #waiting: Waiting | null = null;
   #ending = false;
   /** `close` was called: what arrives is not looked at any more. */
   #closing = false;
@@ -112,6 +127,7 @@ export class Connection {
    */
   async close(): Promise<void> {
     this.#closing = true;
+    this.#waiting = null;
     this.#urbs?.close();
     await this.#claim?.release();
     this.#ending = true;
@@ -130,6 +146,7 @@ export class Connection {
       header(view: DataView, at: number): number {
         if (connection.#ending) return 0;
         if (connection.#urbs !== null) return connection.#urbs.header(view, at);
+        if (connection.#waiting !== null) return connection.#refuseEager(connection.#waiting);
         return connection.#operationHeader(Buffer.from(view.buffer, at, OpCommon.octets));
       },
       room: (octets: number) => connection.#urbs?.room(octets) ?? null,
@@ -152,6 +169,40 @@ export class Connection {
 
   /** `offered`: the client's capabilities, if it knows of any. */
   #import(busId: string, offered: number | undefined): void {
+    const { registry, session } = this.#options;
+    const freed = registry.freed(busId);
+    if (freed === null) {
+      this.#claimDevice(busId, offered);
+      return;
+    }
+    const waiting = { busId, offered };
+    const goOn = () => {
+      cancel();
+      if (this.#waiting !== waiting) return;
+      this.#waiting = null;
+      this.#claimDevice(busId, offered);
+      this.#announce();
+    };
+    const cancel = (session?.clock ?? systemClock).after(RELEASE_MILLISECONDS, goOn);
+    this.#waiting = waiting;
+    void freed.then(goOn);
+  }
+
+  /** One that sends commands before it has the answer would have them kept meanwhile: not for long waits. */
+  #refuseEager({ busId }: Waiting): number {
+    this.#waiting = null;
+    this.#refuse(busId, 'busy');
+    return 0;
+  }
+
+  #refuse(busId: string, reason: string): void {
+    const status = reason === 'busy' ? 'busy' : reason === 'unknown' ? 'noDevice' : 'deviceError';
+    this.#writer.append(importRefusal(status));
+    this.#options.onEvent({ type: 'refused', busId, reason });
+    this.#ending = true;
+  }
+
+  #claimDevice(busId: string, offered: number | undefined): void {
     const { registry, peer, limits, pool, network, session, onEvent } = this.#options;
     const { capabilities = CAPABILITIES_KNOWN } = this.#options;
     const wanted = registry.get(busId);
@@ -174,10 +225,7 @@ export class Connection {
     const recovery = stallProtocol ? { ...session, recovery: RETURN_RECOVERY } : session;
     const claim = this.#tryClaim(() => registry.claim(busId, peer, urbs, recovery));
     if (typeof claim === 'string') {
-      const status = claim === 'busy' ? 'busy' : claim === 'unknown' ? 'noDevice' : 'deviceError';
-      this.#writer.append(importRefusal(status));
-      onEvent({ type: 'refused', busId, reason: claim });
-      this.#ending = true;
+      this.#refuse(busId, claim);
       return;
     }
     urbs.begin(claim.session);

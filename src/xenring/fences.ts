@@ -12,7 +12,8 @@
  * never looks at again (pending_unlink_list in xen-hcd.c). If the ring may have been full while
  * handlers ran, held URBs that are short-not-ok are answered with no octets: who unlinked them does
  * not see it, and to anyone else it is what it says, a short read behind another. Not on endpoint
- * 0, where drivers let other requests go on and expect them in order (usbtest case 10).
+ * 0, where drivers let other requests go on and expect them in order (usbtest case 10); and not those that
+ * came behind an unlink of the handlers': they are the driver's next, and its own (decision 0071).
  */
 import type { DeviceSession } from '../core/session.ts';
 
@@ -48,8 +49,11 @@ export class Fences {
     for (const [session, before] of [...this.#reported]) {
       const mayHaveBeenFull = (this.#ring.taken - (before - 1)) >>> 0 >= this.#ring.slots;
       if (mayHaveBeenFull) failUnsendable(session, handled);
-      session.openFences(handled);
-      if (session.fences === 'open') this.#reported.delete(session);
+      // What starts now may fail at once, and is a report of its own: this one is not to count for it.
+      this.#reported.delete(session);
+      const others = session.openFences(handled);
+      const closed = session.fences !== 'open' && !this.#reported.has(session);
+      if (others || closed) this.#reported.set(session, before);
     }
   }
 

@@ -113,11 +113,16 @@ describe('Registry', () => {
     const { passed, open } = gate();
     device.closing = passed;
     registry.add(device, 'a');
-    const released = claimed(registry, '1-1').release();
+    const claim = claimed(registry, '1-1');
+    assert.equal(registry.freed('1-1'), null, 'nobody lets go of it');
+    const released = claim.release();
+    const freed = registry.freed('1-1');
     assert.equal(registry.claim('1-1', 'other', new NotingClient(), options), 'busy');
     open();
-    await released;
+    await freed;
     claimed(registry, '1-1');
+    assert.equal(registry.freed('1-1'), null);
+    await released;
   });
 
   it('a device that cannot be opened stays free', () => {

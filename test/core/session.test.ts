@@ -342,6 +342,48 @@ describe('DeviceSession', () => {
       assert.equal(session.fences, 'open');
     });
 
+    it('hold what came before the first unlink, and what came after it, apart', () => {
+      const { device, session } = reporting();
+      const all = () => session.heldUrbs(() => true).map(({ id }) => id);
+      for (const id of [1, 2, 3]) session.submit(read(id));
+      device.complete(device.atDevice[0], 'stall');
+      session.submit(read(4));
+      session.unlink(3);
+      session.submit(read(5));
+      assert.deepEqual(all(), [2, 4]);
+      session.unlink(2);
+      session.unlink(4);
+      assert.equal(
+        session.openFences(() => true),
+        false,
+      );
+      assert.deepEqual(
+        device.atDevice.map(({ id }) => id),
+        [5],
+      );
+      // For the next report all begins anew.
+      session.submit(read(6));
+      device.complete(device.atDevice[0], 'stall');
+      session.submit(read(7));
+      assert.deepEqual(all(), [6, 7]);
+    });
+
+    it('say whether others wait', () => {
+      const { device, session } = reporting();
+      session.submit(read(1));
+      session.submit(read(2, endpointInfo(0x82)));
+      device.complete(device.atDevice[0], 'stall'); // mark 1
+      device.complete(device.atDevice[0], 'stall'); // mark 2
+      assert.equal(
+        session.openFences((mark) => mark <= 1),
+        true,
+      );
+      assert.equal(
+        session.openFences((mark) => mark <= 2),
+        false,
+      );
+    });
+
     it('are closed, not blocked, while nothing is held', () => {
       const { device, session } = reporting();
       session.submit(read(1));

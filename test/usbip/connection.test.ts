@@ -128,21 +128,6 @@ describe('Connection: operations', () => {
     assert.equal(third.connection.busId, '1-1');
   });
 
-  it('stays busy until the device is ready for the next client', async () => {
-    const first = scripted();
-    let ready = (): void => {};
-    first.script.released = new Promise((resolve) => {
-      ready = resolve;
-    });
-    const closed = first.connection.close();
-    const early = new ScriptedClient({ registry: first.registry });
-    early.send(importRequest('1-1'));
-    assert.deepEqual(early.output(), hex('0111 0003 00000002'));
-    ready();
-    await closed;
-    new ScriptedClient({ registry: first.registry }).import();
-  });
-
   it('a device that cannot be opened refuses the import, and can be imported later', () => {
     const device = new VirtualDevice(scriptedDevice());
     const registry = new Registry();
@@ -199,6 +184,101 @@ describe('Connection: operations', () => {
     await Promise.all([other.connection.close(), other.connection.close()]);
     await other.connection.close();
     assert.equal(other.script.take().filter((line) => line === 'release').length, 1);
+  });
+});
+
+describe('Connection: an import while the device is let go of', () => {
+  const BUSY = hex('0111 0003 00000002');
+
+  /** A device whose client is leaving, until `ready` is called and `closed` has resolved. */
+  function leaving() {
+    const first = scripted();
+    let ready = (): void => {};
+    first.script.released = new Promise((resolve) => {
+      ready = resolve;
+    });
+    const { registry } = first;
+    return { registry, ready, closed: first.connection.close() };
+  }
+
+  /** A client that has asked for it. */
+  function early(registry: Registry): ScriptedClient {
+    const client = new ScriptedClient({ registry });
+    client.send(importRequest('1-1'));
+    return client;
+  }
+
+  it('waits, and is granted', async () => {
+    const { registry, ready, closed } = leaving();
+    const client = early(registry);
+    assert.equal(client.output().length, 0);
+    assert(!client.connection.ending);
+    ready();
+    await closed;
+    assert.equal(client.announced, 1);
+    assert.equal(client.output().length, 320);
+    assert.equal(client.connection.busId, '1-1');
+    assert.equal(client.clock.timers, 0);
+    client.configure();
+  });
+
+  it('of two that wait, one is granted and one refused', async () => {
+    const { registry, ready, closed } = leaving();
+    const clients = [early(registry), early(registry)];
+    ready();
+    await closed;
+    assert.deepEqual(
+      clients.map(({ connection }) => connection.busId),
+      ['1-1', undefined],
+    );
+    assert.deepEqual(clients[1]?.output(), BUSY);
+    assert(clients[1]?.connection.ending);
+  });
+
+  it('is refused when that takes too long', async () => {
+    const { registry, ready, closed } = leaving();
+    const client = early(registry);
+    client.clock.advance(4_999);
+    assert.equal(client.output().length, 0);
+    client.clock.advance(1);
+    assert.equal(client.announced, 1);
+    assert.deepEqual(client.output(), BUSY);
+    assert.deepEqual(client.events, [{ type: 'refused', busId: '1-1', reason: 'busy' }]);
+    ready();
+    await closed;
+    assert.equal(registry.get('1-1')?.holder, null, 'the refused client takes nothing');
+  });
+
+  it('takes nothing when the one that waits has gone', async () => {
+    const { registry, ready, closed } = leaving();
+    const client = early(registry);
+    await client.connection.close();
+    ready();
+    await closed;
+    assert.equal(registry.get('1-1')?.holder, null);
+    assert.equal(client.output().length, 0);
+  });
+
+  it('is refused as unknown when the device was unexported meanwhile', async () => {
+    const { registry, ready, closed } = leaving();
+    const client = early(registry);
+    const removed = registry.remove('1-1');
+    ready();
+    await Promise.all([closed, removed]);
+    assert.deepEqual(client.output(), hex('0111 0003 00000004'));
+  });
+
+  it('is refused when commands come before the answer', async () => {
+    const { registry, ready, closed } = leaving();
+    const client = new ScriptedClient({ registry });
+    const command = client.wire.submit({ direction: IN, endpoint: 0, setup: setupOctets(0x80, 0) });
+    client.send(importRequest('1-1'), command);
+    assert.deepEqual(client.output(), BUSY);
+    client.send(command);
+    ready();
+    await closed;
+    assert.equal(client.output().length, 0);
+    assert.equal(registry.get('1-1')?.holder, null);
   });
 });
 

@@ -191,6 +191,26 @@ describe('UsbipServer', () => {
     assert.deepEqual(bench.lines('warn'), ['refused 1-1: busy']);
   });
 
+  it('a client that comes while the one before leaves is served when that is over', async () => {
+    const script = bench.scripted();
+    let ready = (): void => {};
+    script.released = new Promise((resolve) => {
+      ready = resolve;
+    });
+    const first = await bench.client();
+    await first.import();
+    await first.close();
+    while (bench.registry.freed('1-1') === null) await turn();
+    const second = await bench.client();
+    const imported = second.import();
+    // A round trip of another client's: the import has most likely arrived.
+    await (await bench.client()).close();
+    assert.equal(bench.lines('info').length, 1);
+    ready();
+    await imported;
+    assert.deepEqual(bench.lines('warn'), []);
+  });
+
   it('two clients of two devices do not see each other’s data', async () => {
     const scripts = [bench.scripted(), bench.scripted()];
     const clients = [await bench.client(), await bench.client()];

@@ -217,11 +217,15 @@ describe('back end with a stock front end', () => {
     assert.equal((await read()).status, -32);
   });
 
-  /** Rounds of reads behind one that comes back short; returns what moved behind the error. */
+  /**
+   * Rounds of reads behind one that comes back short; returns what moved behind the error, and how many
+   * rounds the device has not seen.
+   */
   async function probe(hcd: XenHcd, port: number, rounds: number, depth: number, unlinks: boolean) {
     let violations = 0;
     let stamp = -1;
     let lost = 0;
+    let hollow = 0;
     for (let round = 0; round < rounds; round++) {
       await new Promise<void>((resolve) => {
         let back = 0;
@@ -242,6 +246,7 @@ describe('back end with a stock front end', () => {
             }
             if (!failed) {
               failed = true;
+              if (result.actual === 0) hollow++;
               if (unlinks) for (const urb of urbs.slice(1)) hcd.unlink(urb);
             }
             if (++back === depth) resolve();
@@ -250,7 +255,7 @@ describe('back end with a stock front end', () => {
         for (const urb of urbs) hcd.submit(urb);
       });
     }
-    return { violations, lost };
+    return { violations, lost, hollow };
   }
 
   for (const lagging of [false, true]) {
@@ -261,7 +266,11 @@ describe('back end with a stock front end', () => {
         const port = await plug(hcd, '1-1');
         const random = randomOf(depth);
         if (lagging) hcd.options = { lag: () => random() < 0.5 };
-        assert.deepEqual(await probe(hcd, port, 100, depth, true), { violations: 0, lost: 0 });
+        assert.deepEqual(await probe(hcd, port, 100, depth, true), {
+          violations: 0,
+          lost: 0,
+          hollow: 0,
+        });
         assert.equal(hcd.error, null);
       });
     }
@@ -272,7 +281,11 @@ describe('back end with a stock front end', () => {
       rig.export('1-1', { short: 1000, stamp: true });
       const hcd = await rig.guest(5);
       const port = await plug(hcd, '1-1');
-      assert.deepEqual(await probe(hcd, port, 20, depth, true), { violations: 0, lost: 0 });
+      assert.deepEqual(await probe(hcd, port, 20, depth, true), {
+        violations: 0,
+        lost: 0,
+        hollow: 0,
+      });
       assert.equal(hcd.stuckUnlinks, 0);
       assert.equal(hcd.error, null);
     });
@@ -282,7 +295,7 @@ describe('back end with a stock front end', () => {
     rig.export('1-1', { short: 1000, stamp: true });
     const hcd = await rig.guest(5);
     const port = await plug(hcd, '1-1');
-    assert.deepEqual(await probe(hcd, port, 20, 4, false), { violations: 0, lost: 0 });
+    assert.deepEqual(await probe(hcd, port, 20, 4, false), { violations: 0, lost: 0, hollow: 0 });
   });
 
   it('hot-plug: replug, export and unexport, another client', async () => {
@@ -485,7 +498,7 @@ describe('back end with a stock front end', () => {
     const hcd = await faulty.guest(5);
     await faulty.tools.attachDevice(5, 0, '1-1');
     await enumerate(hcd, 1);
-    assert.deepEqual(await probe(hcd, 1, 50, 8, true), { violations: 0, lost: 0 });
+    assert.deepEqual(await probe(hcd, 1, 50, 8, true), { violations: 0, lost: 0, hollow: 0 });
     await faulty.end();
   });
 

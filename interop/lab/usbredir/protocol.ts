@@ -2,7 +2,8 @@
  * The usbredir protocol, as much as it takes to plug a device into QEMU's `usb-redir`.
  *
  * Packets have a header and a body that begins with fields of its type; data may follow. All numbers
- * are little-endian. Ids are 64 bits wide, as both sides say that they can (`CAPABILITIES`).
+ * are little-endian. Ids are 64 bits wide, as both sides say that they can (`CAPABILITIES`): QEMU's xHCI
+ * takes the address of a transfer's descriptor, which is above 4 GiB in a large machine.
  *
  * Source: usbredir-protocol.txt, version 0.7, and usbredirproto.h of usbredir 0.13.
  */
@@ -16,6 +17,7 @@ export const Header = layout('usb_redir_header', 16, {
   idHigh: u32le,
 });
 export const HELLO_HEADER_OCTETS = 12;
+const ID_HIGH_UNIT = 2 ** 32;
 
 export const TYPE = {
   hello: 0,
@@ -106,6 +108,7 @@ export const BulkPacket = layout('usb_redir_bulk_packet_header', 10, {
 
 export interface Packet {
   readonly type: number;
+  /** An integer that a number holds: addresses of machines have at most 52 bits. */
   readonly id: number;
   readonly body: Buffer;
 }
@@ -115,7 +118,8 @@ const BODY_OCTETS_MAX = 2 * 1024 * 1024;
 
 export function encodePacket(type: number, id: number, ...parts: Uint8Array[]): Buffer {
   const body = Buffer.concat(parts);
-  const header = Header.write({ type, octets: body.length, id, idHigh: 0 });
+  const idHigh = Math.floor(id / ID_HIGH_UNIT);
+  const header = Header.write({ type, octets: body.length, id: id % ID_HIGH_UNIT, idHigh });
   const narrow = type === TYPE.hello ? HELLO_HEADER_OCTETS : Header.octets;
   return Buffer.concat([header.subarray(0, narrow), body]);
 }
@@ -133,7 +137,8 @@ export class PacketReader {
       if (this.#octets.length < headerOctets) return;
       const type = this.#octets.readUInt32LE(Header.offsets.type);
       const length = this.#octets.readUInt32LE(Header.offsets.octets);
-      const id = this.#octets.readUInt32LE(Header.offsets.id);
+      const idHigh = this.#greeted ? this.#octets.readUInt32LE(Header.offsets.idHigh) : 0;
+      const id = this.#octets.readUInt32LE(Header.offsets.id) + idHigh * ID_HIGH_UNIT;
       if (length > BODY_OCTETS_MAX) {
         throw new RangeError(
           `Cannot read a usbredir packet: ${length} octets, at most ${BODY_OCTETS_MAX}`,

@@ -5,16 +5,20 @@
 import { strict as assert } from 'node:assert';
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { blockDevice, checkFiles, DISK_MODULES, writeFiles } from './lab/block-device.ts';
+import { blockDevice, checkFiles, DISK_MODULES, makeDisk, writeFiles } from './lab/block-device.ts';
+import { passesHaltProbe, passesUsbtest } from './lab/gadget-tests.ts';
 import { bootGuest, type Guest } from './lab/guest.ts';
-import { hostCommand } from './lab/host-command.ts';
-import { compiled, labSource } from './lab/kernel.ts';
-import { createGadget, findDevice, type Gadget } from './lab/local-gadget.ts';
+import { labSource } from './lab/kernel.ts';
+import { createGadget, findDevice } from './lab/local-gadget.ts';
 import {
   attachFrom,
   driversOf,
   exportedBusId,
+  holdsNoDevice,
+  type OwnGateway,
   serveOwn,
+  throughGateway,
+  tidyUp,
   unplugWhileRead,
 } from './lab/own-devices.ts';
 import { checkoutFolder } from './lab/paths.ts';
@@ -22,7 +26,7 @@ import { TYPED, typedThrough } from './lab/qemu-keyboard.ts';
 import { QemuMonitor } from './lab/qemu-monitor.ts';
 import { faults, SHORT_CASE } from './lab/stall-cases.ts';
 import { formatProbe, runProbe } from './lab/stall-probe.ts';
-import { formatUsbtest, loadUsbtest, runUsbtest, type UsbtestCase } from './lab/testusb.ts';
+import { loadUsbtest } from './lab/testusb.ts';
 import { type AttachedDevice, detachAll, loadVhci } from './lab/usbip.ts';
 import { bulkCases, sourceSinkGadget } from './lab/usbtest-gadgets.ts';
 
@@ -30,8 +34,7 @@ const PROBE_ROUNDS = 200;
 const HALT_ROUNDS = 25;
 const MEBIBYTES = 2;
 const ITERATIONS = 4;
-/** In emulation, with the gateway in the guest too. */
-const CASE_SECONDS = 120;
+const WEBUSB: OwnGateway = { backend: 'webusb' };
 
 const say = (text: string) => console.log(`      ${text}`);
 
@@ -42,7 +45,7 @@ describe('devices of the machine, through the usb package', function () {
   let guest: Guest;
 
   before(async () => {
-    await hostCommand('truncate', ['-s', '64M', file]);
+    await makeDisk(file, 64);
     guest = await bootGuest({
       name: 'webusb',
       qemuArguments: [
@@ -66,9 +69,8 @@ describe('devices of the machine, through the usb package', function () {
     rmSync(monitor.folder, { recursive: true, force: true });
   });
 
-  afterEach(async function () {
-    if (guest.alive) await detachAll(guest);
-    if (this.currentTest?.isPassed()) assert.deepEqual(guest.kernelComplaints(), []);
+  afterEach(function () {
+    return tidyUp(guest, this.currentTest?.isPassed());
   });
 
   it('disk: ext4 through the gateway, then on the machine itself', async () => {
@@ -111,8 +113,7 @@ describe('devices of the machine, through the usb package', function () {
       await monitor.command('device_del', { id: 'DISK' });
       await gateway.process.printed(new RegExp(`${busId} was unplugged`), 30);
     });
-    const fds = await guest.succeed(`ls -l /proc/$(pgrep -f '[c]li/main.js serve')/fd`);
-    assert.doesNotMatch(fds, /bus\/usb/);
+    await holdsNoDevice(guest, gateway);
     const raw = { driver: 'file', filename: file, locking: 'off' };
     const again = { 'node-name': 'again', driver: 'raw', file: raw };
     await monitor.command('blockdev-add', again);
@@ -124,57 +125,27 @@ describe('devices of the machine, through the usb package', function () {
     await gateway.stop();
   });
 
-  async function throughGateway<T>(
-    gadget: Gadget,
-    work: (device: AttachedDevice) => Promise<T>,
-  ): Promise<T> {
-    const gateway = await serveOwn(guest, `usb:${gadget.busid},backend=webusb`);
-    const result = await work(await attachFrom(guest, gateway));
-    await detachAll(guest);
-    await gateway.stop();
-    await gadget.remove();
-    return result;
-  }
-
   it('usbtest: control and bulk cases', async () => {
     await loadUsbtest(guest, { pattern: 0 });
     const gadget = await sourceSinkGadget(guest, { pattern: '0' });
-    const cases: UsbtestCase[] = bulkCases(0).map((one) => ({
-      ...one,
-      iterations: ITERATIONS,
-      timeoutSeconds: CASE_SECONDS,
-    }));
-    const results = await throughGateway(gadget, ({ node }) => runUsbtest(guest, node, cases));
-    const failed = results.filter(({ outcome }) => outcome !== 'pass');
-    assert.equal(failed.length, 0, `\n${formatUsbtest(results)}`);
+    const cases = bulkCases(0).map((one) => ({ ...one, iterations: ITERATIONS }));
+    await passesUsbtest(guest, gadget, cases, WEBUSB);
   });
 
   it(`stall probe: short packet, ${PROBE_ROUNDS} rounds`, async () => {
     await guest.run('rmmod usbtest');
     // Every IN transfer of this gadget is one short packet more than it should be.
     const gadget = await sourceSinkGadget(guest, { pattern: '2', bulk_buflen: '1000' });
-    const result = await throughGateway(gadget, ({ node }) =>
-      runProbe(guest, node, { rounds: PROBE_ROUNDS }, 60 + PROBE_ROUNDS),
-    );
+    const probe = ({ node }: AttachedDevice) =>
+      runProbe(guest, node, { rounds: PROBE_ROUNDS }, 60 + PROBE_ROUNDS);
+    const result = await throughGateway(guest, gadget, probe, WEBUSB);
+    await gadget.remove();
     say(formatProbe('gadget through the usb package', result));
     assert.deepEqual(faults(SHORT_CASE, PROBE_ROUNDS, result), []);
   });
 
   it(`halt probe: ${HALT_ROUNDS} rounds of 8 reads at a halted endpoint`, async () => {
-    await guest.run('rmmod usbtest');
-    const program = await compiled(labSource('halt-probe.c'), ['-static']);
-    const gadget = await sourceSinkGadget(guest, { pattern: '2' });
-    const printed = await throughGateway(gadget, ({ node }) =>
-      guest.succeed(`${program} ${node} 81 8 ${HALT_ROUNDS}`, { timeoutSeconds: 300 }),
-    );
-    say(printed.trim());
-    assert.deepEqual(JSON.parse(printed), {
-      rounds: HALT_ROUNDS,
-      stalls: HALT_ROUNDS,
-      violations: 0,
-      lost: 0,
-      ends: { 2: HALT_ROUNDS * 7 },
-    });
+    say(await passesHaltProbe(guest, HALT_ROUNDS, WEBUSB));
   });
 
   it('a device that does not answer: unlinks end, and the next client has it', async () => {
