@@ -102,6 +102,28 @@ describe('client library', () => {
     assert.equal((await device.transfer(empty)).status, 'ok');
   });
 
+  it('puts data from the device where the transfer wants it, however it arrives', async () => {
+    const remote = await importDevice(address, '1-1');
+    device = remote;
+    await configure(remote);
+    // 40 at a time: of replies that lie across two chunks, and of some within one.
+    const memories = Array.from({ length: 40 }, () => Buffer.alloc(5000, 0xee));
+    const results = await Promise.all(
+      memories.map((into) => remote.transfer({ ...read, into, shortNotOk: false })),
+    );
+    for (const [n, { data, actualOctets }] of results.entries()) {
+      const into = memories[n] as Buffer;
+      assert.deepEqual([actualOctets, data.length], [SHORT, SHORT]);
+      assert.deepEqual([data.buffer, data.byteOffset], [into.buffer, into.byteOffset]);
+      assert.equal(data.readUInt32LE(0), n * PACKETS);
+      assert(
+        into.subarray(SHORT).every((octet) => octet === 0xee),
+        'nothing behind it',
+      );
+    }
+    assert.throws(() => remote.submit({ ...read, into: Buffer.alloc(4095) }, () => {}), /fewer/);
+  });
+
   it('ends what is outstanding when the server goes', async () => {
     device = await importDevice(address, '1-1');
     await configure(device);

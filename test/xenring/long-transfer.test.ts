@@ -74,6 +74,31 @@ describe('a transfer longer than a request', () => {
     );
   });
 
+  it('puts data from the device where it is wanted', async () => {
+    const both = await connect({}, { short: 40_000, stamp: true });
+    const { ring } = both;
+    let packet = 0;
+    for (const [octets, came] of [
+      [512, 512],
+      [3 * REQUEST_OCTETS, 40_000],
+    ] as const) {
+      const into = Buffer.alloc(octets + 1, 0xee);
+      const { data, actualOctets } = await ring.transfer({ ...read(octets), into });
+      assert.deepEqual([actualOctets, data.length], [came, came]);
+      assert.equal(data.buffer, into.buffer);
+      for (let at = 0; at + 4 <= came; at += 512) {
+        assert.equal(into.readUInt32LE(at), packet++);
+      }
+      assert(
+        into.subarray(came).every((octet) => octet === 0xee),
+        'nothing behind it',
+      );
+    }
+    const tooSmall = { ...read(512), into: Buffer.alloc(511) };
+    assert.throws(() => ring.submit(tooSmall, () => {}), /fewer/);
+    await end(both);
+  });
+
   it('moves what it says, both ways, isochronous too', async () => {
     const both = await connect({}, { pattern: 1 });
     const { ring } = both;
@@ -82,6 +107,10 @@ describe('a transfer longer than a request', () => {
       assert.deepEqual([got.status, got.actualOctets, got.data.length], ['ok', octets, octets]);
       const put = await ring.transfer({ endpoint: 0x02, type: 'bulk', data: got.data });
       assert.deepEqual([put.status, put.actualOctets], ['ok', octets]);
+      const into = Buffer.alloc(octets);
+      const same = await ring.transfer({ ...read(octets), into });
+      assert.equal(same.data.buffer, into.buffer);
+      assert.deepEqual(same.data, got.data);
     }
     const packets = Array.from({ length: 300 }, (_, n) => ({ offset: n * 512, octets: 500 }));
     const stream: Transfer = { endpoint: 0x83, type: 'isochronous', octets: 300 * 512, packets };
