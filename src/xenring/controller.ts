@@ -16,14 +16,15 @@ import { DEFAULT_LIMITS, type SessionLimits } from '../core/limits.ts';
 import type { DeviceSession, SessionClient } from '../core/session.ts';
 import { Urb, type UrbStatus } from '../core/urb.ts';
 import { EXACT_RECOVERY, RETURN_RECOVERY, type Recovery } from '../stall/fence.ts';
+import { Entries, type Entry } from './entries.ts';
 import { Fences } from './fences.ts';
 import { HotPlug } from './hot-plug.ts';
 import { JOURNAL_ENTRIES } from './journal.ts';
 import { PlatformError } from './platform.ts';
 import { Port } from './port.ts';
 import { RingError } from './ring-error.ts';
-import { type GuestMemory, TransferMemory } from './transfer-memory.ts';
-import { buildUrb, endpointOf, Request, refusal } from './urb-request.ts';
+import type { GuestMemory } from './transfer-memory.ts';
+import { buildUrb, endpointOf, refusal } from './urb-request.ts';
 import { type Answer, NO_ENTRY, plainAnswer, UrbRing } from './urb-ring.ts';
 import { type PortSpeed, STATUS_NUMBER, TRANSFER_FLAG } from './usbif.ts';
 
@@ -51,24 +52,11 @@ export interface ControllerOptions {
  */
 export type Next = 'nothing' | 'again' | 'fence' | 'awake';
 
-/** A request that is out. */
-interface Entry {
-  readonly index: number;
-  readonly request: Request;
-  readonly memory: TransferMemory;
-  session: DeviceSession | null;
-  /** The front end wants it back. */
-  asked: boolean;
-}
-
 export class Controller {
   readonly #options: ControllerOptions;
   readonly #ring: UrbRing;
   readonly #hotPlug: HotPlug;
-  readonly #entries: readonly Entry[];
-  readonly #free: Entry[];
-  /** By id, which has 16 bits: index + 1 of the entry that is out. */
-  readonly #byId = new Uint8Array(1 << 16);
+  readonly #entries = new Entries();
   /** By number; 0 is none. */
   readonly #ports: Port[];
   readonly #fences: Fences;
@@ -87,14 +75,6 @@ export class Controller {
     this.#hotPlug = new HotPlug(connPage);
     this.#fences = new Fences(this.#ring);
     this.#ports = Array.from({ length: options.ports + 1 }, () => new Port());
-    this.#entries = Array.from({ length: JOURNAL_ENTRIES }, (_, index) => ({
-      index,
-      request: new Request(),
-      memory: new TransferMemory(),
-      session: null,
-      asked: false,
-    }));
-    this.#free = [...this.#entries];
     for (const { entry, id } of this.#ring.owed) {
       this.#ring.respond(entry, id, plainAnswer('shutdown'));
     }
@@ -109,7 +89,7 @@ export class Controller {
 
   /** Requests that are out. */
   get outstandingCount(): number {
-    return this.#entries.length - this.#free.length;
+    return this.#entries.outstandingCount;
   }
 
   /** What a session at a port calls. */
@@ -179,7 +159,7 @@ export class Controller {
       const event = this.#ring.responseEvent; // before the ring is read
       for (let left = this.#ring.available(); left > 0; left--) this.#take();
       this.#fences.open(event);
-      this.#ring.publish();
+      this.#publish();
       // While URBs are held the fence is what is looked for, at times of its own.
       asleep = !stayAwake || this.#fences.blocked;
       more = asleep ? this.#ring.sleep() : this.#ring.waiting;
@@ -192,23 +172,23 @@ export class Controller {
   }
 
   #take(): void {
-    const entry = this.#free.pop();
-    assert(entry !== undefined, 'Cannot take a request: more are out than the ring has slots');
+    const entry = this.#entries.take();
     const { request } = entry;
     this.#ring.take(request, this.#options.ports);
-    if (this.#entryOf(request.id) !== undefined) {
+    if (this.#entries.get(request.id) !== undefined) {
       throw new RingError(
         'duplicate-id',
         `Cannot accept request ${request.id}: a request of this id is out, wanted a new one`,
       );
     }
     if (request.unlink) {
-      this.#free.push(entry);
+      this.#entries.giveBack(entry);
       this.#ring.respond(NO_ENTRY, request.id, plainAnswer('ok'));
+      this.#entries.published();
       this.#unlink(request.unlinkId);
       return;
     }
-    this.#byId[request.id] = entry.index + 1;
+    this.#entries.add(entry);
     this.#ring.note(entry.index, request.id);
     const status = this.#submit(entry);
     if (status !== null) this.#answer(entry, plainAnswer(status));
@@ -240,14 +220,14 @@ export class Controller {
   }
 
   #unlink(id: number): void {
-    const entry = this.#entryOf(id);
+    const entry = this.#entries.get(id);
     if (entry === undefined || entry.session === null) return;
     entry.asked = true;
     entry.session.unlink(id);
   }
 
   #gaveBack(urb: Urb): void {
-    const entry = this.#entryOf(urb.id);
+    const entry = this.#entries.get(urb.id);
     assert(entry !== undefined, 'Cannot answer a URB: its request is not out');
     if (this.#broken) return;
     try {
@@ -266,19 +246,15 @@ export class Controller {
   }
 
   #answer(entry: Entry, answer: Answer): void {
-    const { id } = entry.request;
-    this.#byId[id] = 0;
-    entry.session = null;
-    entry.asked = false;
-    this.#ring.respond(entry.index, id, answer);
-    this.#free.push(entry);
+    this.#entries.answered(entry);
+    const isPublished = this.#ring.respond(entry.index, entry.request.id, answer);
+    if (isPublished) this.#entries.published();
     if (!this.#working) this.#options.onAnswered();
   }
 
-  /** The request of this id that is out. */
-  #entryOf(id: number): Entry | undefined {
-    const place = this.#byId[id] ?? 0;
-    return place === 0 ? undefined : this.#entries[place - 1];
+  #publish(): void {
+    this.#ring.publish();
+    this.#entries.published();
   }
 
   #portOf(number: number): Port {
@@ -293,7 +269,7 @@ export class Controller {
   #fault(error: unknown): void {
     if (!(error instanceof RingError) && !(error instanceof PlatformError)) throw error;
     if (this.#broken) return;
-    this.#ring.publish(); // what was right before
+    this.#publish(); // what was right before
     this.#broken = true;
     this.#options.onFault(error);
   }

@@ -3,6 +3,7 @@
  * process. Each request taken is answered by exactly one response.
  */
 
+import { assert } from '../core/assert.ts';
 import type { UrbStatus } from '../core/urb.ts';
 import { Journal, type Owed, readDebt } from './journal.ts';
 import { BackRing } from './shared-ring.ts';
@@ -88,14 +89,19 @@ export class UrbRing {
 
   /** Call before the request has any effect. */
   note(entry: number, id: number): void {
+    assert((this.#entries & (1 << entry)) === 0, 'Cannot note a request: its entry is taken');
     this.#journal.taken(entry, id);
   }
 
   /**
    * Makes a response. It is published with those behind it, for an index costs more than a response:
    * the front end looks at the memory around it meanwhile. Call `publish` when no more come.
+   *
+   * One without an entry does not wait: its request would be missing from what is owed, and the next
+   * back end would take up the ring one request too early. For the same reason an entry belongs to its
+   * request until the answer is published. Returns whether all are.
    */
-  respond(entry: number, id: number, answer: Answer): void {
+  respond(entry: number, id: number, answer: Answer): boolean {
     const { view } = this.#ring;
     const at = this.#ring.make();
     const { offsets } = UrbResponse;
@@ -109,7 +115,9 @@ export class UrbRing {
     this.#octets += answer.octets;
     const isEnough =
       this.#together === TOGETHER_RESPONSES_MAX || this.#octets >= TOGETHER_OCTETS_MAX;
-    if (isEnough) this.publish();
+    if (!isEnough && entry !== NO_ENTRY) return false;
+    this.publish();
+    return true;
   }
 
   publish(): void {

@@ -2,6 +2,7 @@
 import { strict as assert } from 'node:assert';
 import { DeviceSession } from '../../src/core/session.ts';
 import { Controller } from '../../src/xenring/controller.ts';
+import { UrbRing } from '../../src/xenring/urb-ring.ts';
 import { ManualDevice } from '../core/manual-device.ts';
 
 const BULK = 3;
@@ -77,6 +78,29 @@ class Hands {
 }
 
 describe('Controller', () => {
+  it('leaves a journal of what is not published, at any time', () => {
+    const hands = new Hands();
+    const { device, urbPage } = hands;
+    /** What the next back end finds. */
+    const owed = () => {
+      const ring = new UrbRing(Buffer.from(new Uint8Array(urbPage).buffer));
+      return { ids: ring.owed.map(({ id }) => id).sort(), taken: ring.taken };
+    };
+    const seen: unknown[] = [];
+    device.onSubmit = (urb) => {
+      seen.push(owed()); // in the middle of `work`
+      if (urb.id !== 2) device.complete(urb, 'ok', 64);
+    };
+    for (const id of [1, 2, 3]) hands.read(id, 1, id);
+    hands.controller.work();
+    assert.deepEqual(seen, [
+      { ids: [1], taken: 1 },
+      { ids: [1, 2], taken: 2 },
+      { ids: [1, 2, 3], taken: 3 },
+    ]);
+    assert.deepEqual([hands.answered, owed()], [2, { ids: [2], taken: 3 }]);
+  });
+
   it('a short read: status 0, and nothing starts until responseEvent has moved', () => {
     const hands = new Hands();
     for (const id of [1, 2]) hands.read(id);

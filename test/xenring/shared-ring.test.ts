@@ -3,6 +3,8 @@ import fc from 'fast-check';
 import { Journal, readDebt } from '../../src/xenring/journal.ts';
 import { RingError } from '../../src/xenring/ring-error.ts';
 import { BackRing, FrontRing } from '../../src/xenring/shared-ring.ts';
+import { Request } from '../../src/xenring/urb-request.ts';
+import { NO_ENTRY, plainAnswer, UrbRing } from '../../src/xenring/urb-ring.ts';
 import {
   ConnRequest,
   ConnResponse,
@@ -211,6 +213,35 @@ describe('journal', () => {
       look();
     }
     assert(looks > 1000);
+  });
+
+  it('says where the next back end begins, whatever is not published yet', () => {
+    const memory = page();
+    const front = new FrontRing(memory, URB);
+    const back = new UrbRing(memory);
+    const request = new Request();
+    const take = (id: number) => {
+      const at = front.make();
+      front.view.setUint16(at + UrbRequest.offsets.id, id, true);
+      front.view.setUint32(at + UrbRequest.offsets.pipe, 1, true);
+      front.push();
+      assert.equal(back.available(), 1);
+      back.take(request, 1);
+      assert.equal(request.id, id);
+    };
+    const next = () => new UrbRing(Buffer.from(new Uint8Array(memory).buffer));
+    take(100);
+    back.note(0, 100);
+    back.respond(0, 100, plainAnswer('ok')); // one of several to be published together
+    take(101);
+    back.respond(NO_ENTRY, 101, plainAnswer('ok')); // an unlink
+    take(102);
+    back.note(1, 102);
+    assert.deepEqual([next().owed.map(({ id }) => id), next().taken], [[102], 3]);
+    back.respond(1, 102, plainAnswer('ok'));
+    assert.deepEqual([next().owed.map(({ id }) => id), next().taken], [[102], 3]);
+    back.publish();
+    assert.deepEqual([next().owed, next().taken, front.available()], [[], 3, 3]);
   });
 
   it('a ring in use that has none cannot be taken over', () => {
