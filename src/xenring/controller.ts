@@ -153,6 +153,7 @@ export class Controller {
   }
 
   #work(stayAwake: boolean): Next {
+    this.#publish(); // or slots would count as free whose places in `#entries` are not
     let more = true;
     let asleep = false;
     for (let pass = 0; more && pass < PASSES_MAX; pass++) {

@@ -78,6 +78,18 @@ class Hands {
 }
 
 describe('Controller', () => {
+  it('has places for requests in the slots of answers that nobody has been told of', () => {
+    const hands = new Hands();
+    const { device, controller } = hands;
+    for (let id = 0; id < 16; id++) hands.read(id, 1, (id % 15) + 1);
+    controller.work();
+    const before = controller.outstandingCount;
+    for (const urb of device.atDevice.slice(0, 3)) device.complete(urb, 'ok', 64);
+    for (let id = 20; id < 23; id++) hands.read(id, 1, 1);
+    controller.work();
+    assert.deepEqual([before, controller.outstandingCount], [16, 16]);
+  });
+
   it('leaves a journal of what is not published, at any time', () => {
     const hands = new Hands();
     const { device, urbPage } = hands;
