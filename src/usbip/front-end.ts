@@ -10,6 +10,7 @@
  */
 import { assert } from '../core/assert.ts';
 import { RemoteProtocolError } from '../core/errors.ts';
+import { keptIn } from '../core/kept-in.ts';
 import { STOPS_ON } from '../core/stops-on.ts';
 import type { UrbStatus } from '../core/urb.ts';
 import { Actions } from '../stall/actions.ts';
@@ -34,7 +35,6 @@ import { COMMAND, HEADER_OCTETS, RetSubmit, RetUnlink } from './protocol.ts';
 import { statusOf } from './status.ts';
 import {
   isInput,
-  keptIn,
   NO_OCTETS,
   resultOf,
   roomOf,

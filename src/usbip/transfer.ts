@@ -70,14 +70,6 @@ export function roomOf({ octets, data }: Transfer, isIn: boolean): number {
   return isIn ? (octets ?? 0) : (data?.length ?? 0);
 }
 
-/** A copy of data that came, in the memory for it or in new one. */
-export function keptIn(into: Buffer | undefined, octets: Buffer): Buffer {
-  // In half the time of `Buffer.from`, which looks first what it is given.
-  const kept = into?.subarray(0, octets.length) ?? Buffer.allocUnsafe(octets.length);
-  kept.set(octets);
-  return kept;
-}
-
 /** A result without data. */
 export function resultOf(status: UrbStatus): TransferResult {
   return { status, actualOctets: 0, data: NO_OCTETS };

@@ -184,8 +184,7 @@ export class Controller {
     }
     if (request.unlink) {
       this.#entries.giveBack(entry);
-      this.#ring.respond(NO_ENTRY, request.id, plainAnswer('ok'));
-      this.#entries.published();
+      this.#respond(NO_ENTRY, request.id, plainAnswer('ok'));
       this.#unlink(request.unlinkId);
       return;
     }
@@ -248,9 +247,12 @@ export class Controller {
 
   #answer(entry: Entry, answer: Answer): void {
     this.#entries.answered(entry);
-    const isPublished = this.#ring.respond(entry.index, entry.request.id, answer);
-    if (isPublished) this.#entries.published();
+    this.#respond(entry.index, entry.request.id, answer);
     if (!this.#working) this.#options.onAnswered();
+  }
+
+  #respond(entry: number, id: number, answer: Answer): void {
+    if (this.#ring.respond(entry, id, answer)) this.#entries.published();
   }
 
   #publish(): void {

@@ -3,6 +3,7 @@
  * good. A transfer costs at most two copies of its data and no change of grants.
  */
 import { assert } from '../core/assert.ts';
+import { keptIn } from '../core/kept-in.ts';
 import { PAGE_OCTETS } from './platform.ts';
 import { flagsOf, pipeOf } from './request-fields.ts';
 import {
@@ -11,7 +12,6 @@ import {
   NO_OCTETS,
   type PacketRequest,
   type PacketResult,
-  roomFor,
   type Transfer,
 } from './transfer.ts';
 import {
@@ -82,9 +82,7 @@ export class RequestPages {
       window = this.#memory.subarray(id * ROOM_OCTETS, id * ROOM_OCTETS + octets);
       this.#windows[id] = window;
     }
-    const data = roomFor(octets, into);
-    data.set(window);
-    return data;
+    return keptIn(into, window);
   }
 
   packetsOf(id: number, packets: readonly PacketRequest[]): PacketResult[] {

@@ -11,7 +11,8 @@
  * arrival. After `rowMin` short gaps in a row this end stays awake; each gap that outlasts the limit
  * ends that, and doubles the number of short gaps that are wanted before it is tried again: an other
  * end that cannot run meanwhile, because there is no CPU for it, costs ever less. A success ends the
- * doubling: what failed before was a pause of the other end's, as for its garbage. Gaps seen asleep have both ends' wake-ups in them, so short means more there.
+ * doubling: what failed before was a pause of the other end's, as for its garbage. Gaps seen asleep
+ * have both ends' wake-ups in them, so short means more there.
  *
  * An end without traffic has no arrivals, and sleeps.
  */

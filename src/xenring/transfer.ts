@@ -73,12 +73,6 @@ export function lengthOf(transfer: Transfer): number {
   return isInput(transfer) ? (transfer.octets ?? 0) : (transfer.data?.length ?? 0);
 }
 
-/** Memory for data of so many octets that came. */
-export function roomFor(octets: number, into: Buffer | undefined): Buffer {
-  if (into === undefined) return Buffer.allocUnsafe(octets);
-  return into.length === octets ? into : into.subarray(0, octets);
-}
-
 /** A result without data. */
 export function resultOf(status: UrbStatus): TransferResult {
   return { status, actualOctets: 0, data: NO_OCTETS };
