@@ -15,8 +15,6 @@
  * A stall or a babble is a result, not an error. The device is imported by `open` and given back by
  * `close`: between the two nobody else can have it.
  */
-import { UserError } from '../core/errors.ts';
-import { importDevice } from './client.ts';
 import type { ListenAddress } from './server.ts';
 import { DeviceDescription } from './webusb-description.ts';
 import {
@@ -27,7 +25,7 @@ import {
   findInterface,
   type InterfaceState,
 } from './webusb-descriptors.ts';
-import { OpenDevice } from './webusb-open.ts';
+import { type OpenDevice, openDevice } from './webusb-open.ts';
 import {
   addressOf,
   assertClaimed,
@@ -56,13 +54,6 @@ import {
   type UsbOutTransferResult,
 } from './webusb-types.ts';
 
-const SET_CONFIGURATION = [0x00, 9] as const;
-const SET_INTERFACE = [0x01, 11] as const;
-const CLEAR_FEATURE = [0x02, 1] as const;
-/** SET_FEATURE(PORT_RESET): what servers take for a reset of the device. */
-const SET_PORT_FEATURE = [0x23, 3] as const;
-const PORT_RESET = 4;
-
 export class WebUsbDevice extends DeviceDescription {
   /** Where it is: no part of WebUSB. */
   readonly server: ListenAddress;
@@ -71,6 +62,8 @@ export class WebUsbDevice extends DeviceDescription {
   readonly #onGone: (device: WebUsbDevice) => void;
   #configurationValue: number;
   #open: OpenDevice | null = null;
+  /** An import that is under way serves all calls of `open` meanwhile. */
+  #opening: Promise<void> | null = null;
   #isConnected = true;
 
   /** Use `RemoteUsb`. `onGone`: the connection was lost. */
@@ -109,18 +102,25 @@ export class WebUsbDevice extends DeviceDescription {
   async open(): Promise<void> {
     this.#assertConnected();
     if (this.opened) return;
-    try {
-      const open = new OpenDevice(await importDevice(this.server, this.busId));
-      this.#open = open;
-      open.closed.then(() => this.#lost(open));
-    } catch (error) {
-      if (error instanceof UserError) throw fault('NetworkError', error.message);
-      throw error;
+    this.#opening ??= this.#import().finally(() => {
+      this.#opening = null;
+    });
+    await this.#opening;
+  }
+
+  async #import(): Promise<void> {
+    const open = await openDevice(this.server, this.busId);
+    if (!this.#isConnected) {
+      await open.close();
+      throw gone();
     }
+    this.#open = open;
+    open.closed.then(() => this.#lost(open));
   }
 
   async close(): Promise<void> {
     this.#assertConnected();
+    await this.#opening?.catch(() => {}); // whoever called `open` is told
     const open = this.#open;
     if (open === null) return;
     this.#open = null;
@@ -144,7 +144,7 @@ export class WebUsbDevice extends DeviceDescription {
       throw fault('NotFoundError', `no configuration ${configurationValue}`);
     const open = this.#assertOpen();
     await open.abort(() => true);
-    await open.request(...SET_CONFIGURATION, configurationValue, 0);
+    await open.setConfiguration(configurationValue);
     this.#configurationValue = configurationValue;
     for (const one of wanted.interfaces) one.reset();
   }
@@ -173,7 +173,7 @@ export class WebUsbDevice extends DeviceDescription {
     const setting = wanted.alternates.find((one) => one.alternateSetting === alternateSetting);
     if (setting === undefined) throw fault('NotFoundError', `no setting ${alternateSetting}`);
     await open.abort((address) => hasEndpoint(wanted, address));
-    await open.request(...SET_INTERFACE, alternateSetting, interfaceNumber);
+    await open.setInterface(interfaceNumber, alternateSetting);
     wanted.alternate = setting;
   }
 
@@ -208,7 +208,7 @@ export class WebUsbDevice extends DeviceDescription {
     const { of } = findEndpoint(this.#configuration, direction, endpointNumber);
     const open = this.#assertOpen();
     assertClaimed(of);
-    await open.request(...CLEAR_FEATURE, 0, addressOf(direction, endpointNumber));
+    await open.clearHalt(addressOf(direction, endpointNumber));
   }
 
   /** `length` in octets. */
@@ -254,7 +254,7 @@ export class WebUsbDevice extends DeviceDescription {
     this.#assertConnected();
     const open = this.#assertOpen();
     await open.abort(() => true);
-    await open.request(...SET_PORT_FEATURE, PORT_RESET, 0);
+    await open.reset();
   }
 
   /** The server does not list it any more. For `RemoteUsb`. */

@@ -1,10 +1,34 @@
 /** A device while it is open for WebUSB: its import, and what is under way on it. */
-import type { RemoteDevice } from './client.ts';
+import { UserError } from '../core/errors.ts';
+import { importDevice, type RemoteDevice } from './client.ts';
 import type { Pending } from './pending.ts';
+import type { ListenAddress } from './server.ts';
 import type { Transfer, TransferResult } from './transfer.ts';
 import { fault, statusOf } from './webusb-transfers.ts';
 
 const CONTROL = { endpoint: 0, type: 'control' } as const;
+/** bmRequestType and bRequest (USB 2.0, 9.4 and 11.24.2). */
+const SET_CONFIGURATION = [0x00, 9] as const;
+const SET_INTERFACE = [0x01, 11] as const;
+const CLEAR_FEATURE = [0x02, 1] as const;
+/** SET_FEATURE(PORT_RESET): what servers take for a reset of the device. */
+const SET_PORT_FEATURE = [0x23, 3] as const;
+const ENDPOINT_HALT = 0;
+const PORT_RESET = 4;
+
+/**
+ * Imports a device.
+ *
+ * @throws {DOMException} NetworkError if the server cannot be reached or refuses.
+ */
+export async function openDevice(server: ListenAddress, busId: string): Promise<OpenDevice> {
+  try {
+    return new OpenDevice(await importDevice(server, busId));
+  } catch (error) {
+    if (error instanceof UserError) throw fault('NetworkError', error.message);
+    throw error;
+  }
+}
 
 export class OpenDevice {
   readonly #remote: RemoteDevice;
@@ -48,17 +72,21 @@ export class OpenDevice {
     return this.transfer({ ...CONTROL, ...rest, setup });
   }
 
-  /**
-   * A request without data that must succeed.
-   *
-   * @throws {DOMException} NetworkError if it does not.
-   */
-  async request(type: number, request: number, value: number, index: number): Promise<void> {
-    const setup = Buffer.from([type, request, 0, 0, 0, 0, 0, 0]);
-    setup.writeUInt16LE(value, 2);
-    setup.writeUInt16LE(index, 4);
-    const { status } = await this.control(setup);
-    if (status !== 'ok') throw fault('NetworkError', `the request ends with ${status}`);
+  /** These throw a NetworkError if the device refuses. */
+  setConfiguration(value: number): Promise<void> {
+    return this.#request(...SET_CONFIGURATION, value, 0);
+  }
+
+  setInterface(interfaceNumber: number, alternateSetting: number): Promise<void> {
+    return this.#request(...SET_INTERFACE, alternateSetting, interfaceNumber);
+  }
+
+  clearHalt(address: number): Promise<void> {
+    return this.#request(...CLEAR_FEATURE, ENDPOINT_HALT, address);
+  }
+
+  reset(): Promise<void> {
+    return this.#request(...SET_PORT_FEATURE, PORT_RESET, 0);
   }
 
   /** Takes back what is under way on some endpoints, and waits for it. */
@@ -70,5 +98,13 @@ export class OpenDevice {
     while (chosen.some(([, pendings]) => pendings.size > 0) && this.#remote.isOpen) {
       await new Promise((resolve) => setImmediate(resolve));
     }
+  }
+
+  async #request(type: number, request: number, value: number, index: number): Promise<void> {
+    const setup = Buffer.from([type, request, 0, 0, 0, 0, 0, 0]);
+    setup.writeUInt16LE(value, 2);
+    setup.writeUInt16LE(index, 4);
+    const { status } = await this.control(setup);
+    if (status !== 'ok') throw fault('NetworkError', `the request ends with ${status}`);
   }
 }

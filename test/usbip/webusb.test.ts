@@ -99,6 +99,19 @@ describe('WebUSB', () => {
     await device.open();
   });
 
+  it('is imported once by two calls of open at a time, and a close waits for them', async () => {
+    await give();
+    await Promise.all([device.open(), device.open()]);
+    await device.controlTransferIn(getDescriptor, 18);
+    await device.close();
+    const open = device.open();
+    await device.close();
+    await open;
+    assert.equal(device.opened, false);
+    const other = await importDevice(address, '1-1');
+    await other.close();
+  });
+
   it('says in its own words when another has the device', async () => {
     await give();
     const other = await importDevice(address, '1-1');
