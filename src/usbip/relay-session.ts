@@ -30,7 +30,8 @@
 import { assert } from '../core/assert.ts';
 import type { EndpointInfo } from '../core/device.ts';
 import type { SessionClient } from '../core/session.ts';
-import type { Urb } from '../core/urb.ts';
+import type { Room, Urb } from '../core/urb.ts';
+import { BufferPool } from './buffer-pool.ts';
 import type { RelayDevice, Submitted } from './relay-device.ts';
 import type { RemoteEndpoints } from './remote-endpoints.ts';
 import { fillIn, transferOf } from './remote-urbs.ts';
@@ -50,17 +51,25 @@ interface Waiting {
 
 interface Outstanding {
   readonly urb: Urb;
+  /** Where what comes is put. */
+  readonly into: Room | null;
   pending: Submitted | null;
 }
 
+/** Shorter data is copied behind its header, so that nothing is gained by memory of its own. */
+const LENT_OCTETS_MIN = 4096;
+
 export class RelaySession implements UrbSession {
-  readonly device: RemoteEndpoints;
+  readonly device: UrbSession['device'];
   urbCount = 0;
   errorCount = 0;
   readonly #remote: RelayDevice;
   readonly #client: RelayClient;
   readonly #onReported: (mark: number) => void;
   readonly #outstanding = new Map<number, Outstanding>();
+  readonly #endpoints: RemoteEndpoints;
+  /** Data lies there on its way: to the server until its transfer is done, to vhci until it is sent. */
+  readonly #memory = new BufferPool();
   /** In the order of their marks. */
   readonly #waiting: Waiting[] = [];
   /** How many of those each endpoint has. */
@@ -74,7 +83,11 @@ export class RelaySession implements UrbSession {
     onReported: (mark: number) => void,
   ) {
     this.#remote = remote;
-    this.device = endpoints;
+    this.#endpoints = endpoints;
+    this.device = {
+      endpoint: (address) => endpoints.endpoint(address),
+      room: (_, octets) => this.#room(octets),
+    };
     this.#client = client;
     this.#onReported = onReported;
   }
@@ -95,14 +108,15 @@ export class RelaySession implements UrbSession {
     return this.#outstanding.get(id)?.urb;
   }
 
-  /** The memory of the URB's data must last until it is given back. */
   submit(urb: Urb): void {
     assert(!this.#outstanding.has(urb.id), 'Cannot submit a URB: its id is outstanding');
     this.urbCount++;
     urb.outstanding = true;
-    const entry: Outstanding = { urb, pending: null };
+    const isLong = urb.in && urb.packets === null && urb.octets > LENT_OCTETS_MIN;
+    const into = isLong ? this.#room(urb.octets) : null;
+    const entry: Outstanding = { urb, into, pending: null };
     this.#outstanding.set(urb.id, entry);
-    const transfer = transferOf(urb, this.device.speed, urb.dataOut);
+    const transfer = transferOf(urb, this.#endpoints.speed, urb.dataOut, into?.octets);
     const pending = this.#remote.submit(transfer, (result) => this.#done(entry, result));
     entry.pending = pending;
   }
@@ -131,19 +145,25 @@ export class RelaySession implements UrbSession {
   }
 
   #done(entry: Outstanding, result: TransferResult): 'later' | 'done' {
-    const { urb, pending } = entry;
+    const { urb, into, pending } = entry;
     assert(pending !== null);
     this.#outstanding.delete(urb.id);
     urb.outstanding = false;
     fillIn(urb, result);
+    urb.loan = into;
     const { address, type } = urb.endpoint;
-    if (urb.setup !== null && urb.status === 'ok') this.device.applied(urb.setup);
+    if (urb.setup !== null && urb.status === 'ok') this.#endpoints.applied(urb.setup);
     if (urb.status !== 'ok') this.errorCount++;
     this.#client.gaveBack(urb);
     const waits = urb.status !== 'ok' || this.#waitingAt.has(address);
     if (!waits || type === 'isochronous') return 'done';
     this.#waitFor(address, () => this.#remote.handled(pending));
     return 'later';
+  }
+
+  #room(octets: number): Room {
+    const memory = this.#memory.take(octets);
+    return { octets: memory, giveBack: () => this.#memory.give(memory) };
   }
 
   #waitFor(endpoint: number, release: () => void): void {

@@ -6,8 +6,11 @@ import type { Transfer, TransferResult } from './transfer.ts';
 const MICROFRAME_MICROSECONDS = 125;
 const FRAME_MICROSECONDS = 1000;
 
-/** `dataOut` is what the URB sends, in memory that stays as it is until the transfer is done. */
-export function transferOf(urb: Urb, speed: Speed, dataOut: Buffer): Transfer {
+/**
+ * `dataOut` is what the URB sends, in memory that stays as it is until the transfer is done; `into`
+ * is where what comes is put.
+ */
+export function transferOf(urb: Urb, speed: Speed, dataOut: Buffer, into?: Buffer): Transfer {
   const { endpoint, setup, packets } = urb;
   const slow = speed === 'low' || speed === 'full';
   const unit = slow ? FRAME_MICROSECONDS : MICROFRAME_MICROSECONDS;
@@ -15,6 +18,7 @@ export function transferOf(urb: Urb, speed: Speed, dataOut: Buffer): Transfer {
     endpoint: endpoint.address,
     type: endpoint.type,
     ...(urb.in ? { octets: urb.octets } : { data: dataOut }),
+    ...(into !== undefined && { into }),
     ...(setup !== null && { setup: setupOctets(setup) }),
     ...(packets !== null && { packets }),
     ...(endpoint.intervalMicroseconds > 0 && {

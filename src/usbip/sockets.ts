@@ -80,16 +80,7 @@ export function readInto(
     return accepted;
   }
   inside._handle = null;
-  const options = {
-    handle,
-    onread: {
-      buffer: memory,
-      callback: (octets: number) => {
-        receive(memory.subarray(0, octets));
-        return true;
-      },
-    },
-  };
+  const options = { handle, onread: onReadOf(memory, receive) };
   const socket = new Socket(options as SocketConstructorOpts);
   // As net.js does for what it accepts: the server counts its connections by this.
   Object.assign(socket as unknown as Internals, { server, _server: server });
@@ -106,11 +97,27 @@ export function connectReading(
   memory: Buffer,
   receive: (chunk: Buffer) => void,
 ): Socket {
+  return connect({ ...options, onread: onReadOf(memory, receive) });
+}
+
+/** The same for a descriptor that is connected; it is the socket's then. */
+export function socketReading(
+  fd: number,
+  memory: Buffer,
+  receive: (chunk: Buffer) => void,
+): Socket {
+  const options = { fd, readable: true, writable: true, onread: onReadOf(memory, receive) };
+  const socket = new Socket(options as SocketConstructorOpts);
+  socket.resume();
+  return socket;
+}
+
+function onReadOf(memory: Buffer, receive: (chunk: Buffer) => void) {
   const callback = (octets: number) => {
     receive(memory.subarray(0, octets));
     return true;
   };
-  return connect({ ...options, onread: { buffer: memory, callback } });
+  return { buffer: memory, callback };
 }
 
 /**

@@ -60,8 +60,6 @@ export interface UrbPhaseOptions {
   readonly network: Network;
   /** Agreed upon with the client; see extension.ts. */
   readonly stallProtocol: boolean;
-  /** The memory of what arrives is not used again, so that data in it can stay there. */
-  readonly lastingMemory?: boolean;
   /** The writer's loans are given back when what it wrote has been sent. */
   readonly borrows?: boolean;
   /** A reply was written. */
@@ -125,7 +123,7 @@ export class UrbPhase implements FrameHandler, SessionClient {
 
   body(octets: Buffer, pooled: boolean): void {
     // What is in a chunk has to be copied sooner or later: best to where it need not be again.
-    const lasts = pooled || this.#room !== null || this.#options.lastingMemory;
+    const lasts = pooled || this.#room !== null;
     const room = lasts ? null : this.room(octets.length);
     if (room !== null) octets.copy(room);
     this.#submit(room ?? octets, pooled);
@@ -249,7 +247,6 @@ export class UrbPhase implements FrameHandler, SessionClient {
     this.#outstandingOctets += costOf(built.octets, built.packets?.length ?? 0);
     this.#openSession().submit(built);
     // The memory of a chunk is used again for the next one; what waits needs its own.
-    if (this.#options.lastingMemory) return;
     if (built.outstanding && !pooled && !inRoom) built.dataOut = Buffer.from(built.dataOut);
   }
 

@@ -9,7 +9,7 @@
  * connection, and the device is unplugged cleanly.
  */
 import { closeSync } from 'node:fs';
-import { Socket } from 'node:net';
+import type { Socket } from 'node:net';
 import { RemoteProtocolError } from '../core/errors.ts';
 import { DEFAULT_LIMITS } from '../core/limits.ts';
 import { BufferPool } from './buffer-pool.ts';
@@ -18,13 +18,15 @@ import type { RelayDevice } from './relay-device.ts';
 import { RelaySession } from './relay-session.ts';
 import type { RemoteEndpoints } from './remote-endpoints.ts';
 import { ReplyWriter } from './reply-writer.ts';
-import { writeGathered } from './sockets.ts';
+import { socketReading, writeGathered } from './sockets.ts';
 import { type UnixPair, unixPair, unreadOctets } from './unix-pair.ts';
 import { UrbPhase } from './urb-phase.ts';
 import type { Vhci } from './vhci.ts';
 import { VhciFence } from './vhci-fence.ts';
 import { type VhciThreads, vhciThreads, watchThreads } from './vhci-threads.ts';
 
+/** Shared by all: what is read is consumed in one turn. */
+const READ_MEMORY = Buffer.allocUnsafeSlow(256 * 1024);
 /** The fence is looked at in each turn of the event loop so many times, then each millisecond. */
 const EAGER_LOOKS = 32;
 /** Replies that wait for vhci before the server is not read from any more. */
@@ -57,6 +59,7 @@ export class VhciLink {
   readonly #socket: Socket;
   readonly #writer = new ReplyWriter();
   readonly #session: RelaySession;
+  readonly #framer: Framer;
   readonly #fence: VhciFence;
   readonly #threads: VhciThreads;
   #received = 0;
@@ -89,7 +92,7 @@ export class VhciLink {
       throw error;
     }
     this.#threads = threads ?? watchThreads(before);
-    this.#socket = new Socket({ fd: this.#pair.ours, readable: true, writable: true });
+    this.#socket = socketReading(this.#pair.ours, READ_MEMORY, (chunk) => this.#receive(chunk));
     const urbs = this.#urbPhase(deviceId);
     this.#fence = new VhciFence({
       written: () =>
@@ -102,7 +105,8 @@ export class VhciLink {
     });
     this.#session = new RelaySession(remote, endpoints, urbs, (mark) => this.#reported(mark));
     urbs.begin(this.#session);
-    this.ended = this.#listen(new Framer(urbs, new BufferPool()));
+    this.#framer = new Framer(urbs, new BufferPool());
+    this.ended = this.#listen();
   }
 
   get counts(): LinkCounts {
@@ -125,25 +129,25 @@ export class VhciLink {
       pool: new BufferPool(),
       network: { unsentOctets: () => this.#socket.writableLength, ackedOctets: () => undefined },
       stallProtocol: false,
-      lastingMemory: true,
       onReply: () => this.#scheduleFlush(),
       onDeviceRemoved: () => {},
     });
   }
 
-  #listen(framer: Framer): Promise<LinkEnd> {
+  #receive(chunk: Buffer): void {
+    this.#received += chunk.length;
+    try {
+      this.#framer.receive(chunk);
+    } catch (error) {
+      this.#letGo('lost');
+      if (!(error instanceof RemoteProtocolError)) throw error;
+    }
+    this.#flush();
+    if (this.#fence.waits) this.#look();
+  }
+
+  #listen(): Promise<LinkEnd> {
     const socket = this.#socket;
-    socket.on('data', (chunk: Buffer) => {
-      this.#received += chunk.length;
-      try {
-        framer.receive(chunk);
-      } catch (error) {
-        this.#letGo('lost');
-        if (!(error instanceof RemoteProtocolError)) throw error;
-      }
-      this.#flush();
-      if (this.#fence.waits) this.#look();
-    });
     socket.on('end', () => this.#letGo('detached'));
     socket.on('error', () => this.#letGo('detached'));
     this.#remote.closed.then(() => this.#letGo('lost'));
@@ -177,7 +181,7 @@ export class VhciLink {
     if (socket.destroyed || socket.writableEnded) return;
     const pieces = this.#writer.take();
     if (pieces.length === 0) return;
-    writeGathered(socket, pieces);
+    writeGathered(socket, pieces, this.#writer.takeLoans());
     if (socket.writableLength > UNSENT_OCTETS_MAX) this.#waitForVhci();
     if (this.#fence.waits) this.#look();
   }

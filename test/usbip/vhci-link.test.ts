@@ -1,4 +1,6 @@
 import { strict as assert } from 'node:assert';
+import type { UsbDevice } from '../../src/core/device.ts';
+import { ack, data, defineDevice } from '../../src/core/devices/virtual/definition.ts';
 import { sourceSink } from '../../src/core/devices/virtual/source-sink/kind.ts';
 import { VirtualDevice } from '../../src/core/devices/virtual/virtual-device.ts';
 import { Registry } from '../../src/core/registry.ts';
@@ -14,6 +16,54 @@ const DEPTH = 8;
 /** Packets of a transfer of 1000 octets. */
 const PACKETS = 2;
 const SHORT_NOT_OK = 1;
+
+const LONG_OCTETS = 96 * 1024;
+
+/** Octets of a stream in which every four say where they are. */
+function numbered(from: number, octets = LONG_OCTETS): Buffer {
+  return Buffer.from(Uint32Array.from({ length: octets / 4 }, (_, n) => from + n * 4).buffer);
+}
+
+/** A device that gives that stream, and keeps the packets that it is sent. */
+function recorder(written: Buffer[]): UsbDevice {
+  const bulk = { type: 'bulk', maxPacketOctets: 512 } as const;
+  const definition = defineDevice({
+    vendorId: 0x1209,
+    productId: 0x0001,
+    speed: 'high',
+    state: () => ({ given: 0 }),
+    configurations: [
+      {
+        interfaces: [
+          {
+            class: 0xff,
+            endpoints: [
+              {
+                ...bulk,
+                address: 0x81,
+                onIn: (state, octetsMax) => {
+                  state.given += octetsMax;
+                  return data(numbered(state.given - octetsMax, octetsMax));
+                },
+              },
+              {
+                ...bulk,
+                address: 0x02,
+                onOut: (_, octets) => {
+                  for (let at = 0; at < octets.length; at += bulk.maxPacketOctets) {
+                    written.push(Buffer.from(octets.subarray(at, at + bulk.maxPacketOctets)));
+                  }
+                  return ack;
+                },
+              },
+            ],
+          },
+        ],
+      },
+    ],
+  });
+  return new VirtualDevice(definition);
+}
 
 describe('relay between a server and vhci', function () {
   this.timeout(20_000);
@@ -178,6 +228,28 @@ describe('relay between a server and vhci', function () {
     kernel.send(kernel.wire.submit({ seqnum: out, direction: OUT, endpoint: 4, data, packets }));
     const written = (await kernel.reply(out)) as SubmitReply;
     assert.deepEqual([written.status, written.actualLength], [0, 4096]);
+  });
+
+  it('keeps long data apart, many transfers at a time', async () => {
+    const written: Buffer[] = [];
+    await registry.remove('1-1');
+    registry.add(recorder(written), 'recorder', '1-1');
+    await attach(true);
+    const data = Array.from({ length: 3 * DEPTH }, (_, n) => numbered(n * LONG_OCTETS));
+    const submits = data.map(
+      (out) => [kernel.wire.nextSeqnum(), kernel.wire.nextSeqnum(), out] as const,
+    );
+    for (const [read, write, out] of submits) {
+      const long = { direction: IN, endpoint: 1, octets: LONG_OCTETS };
+      kernel.send(kernel.wire.submit({ seqnum: read, ...long }));
+      kernel.send(kernel.wire.submit({ seqnum: write, direction: OUT, endpoint: 2, data: out }));
+    }
+    for (const [n, [read, write, out]] of submits.entries()) {
+      const reply = (await kernel.reply(read)) as SubmitReply;
+      assert(reply.data.equals(numbered(n * LONG_OCTETS)), `read ${n} has other data`);
+      assert.equal((await kernel.reply(write)).status, 0);
+      assert(Buffer.concat(written.splice(0, LONG_OCTETS / 512)).equals(out), `write ${n} too`);
+    }
   });
 
   it('lets go of the device when vhci does', async () => {
