@@ -33,6 +33,15 @@ export class FakeKernel {
     for (const one of octets) this.#socket.write(one);
   }
 
+  /** Reads no replies until `resume`. */
+  pause(): void {
+    this.#socket.pause();
+  }
+
+  resume(): void {
+    this.#socket.resume();
+  }
+
   /** Waits for a reply, there already or still to come. */
   reply(seqnum: number): Promise<Reply> {
     return new Promise((resolve) => {

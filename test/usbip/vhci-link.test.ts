@@ -1,6 +1,5 @@
 import { strict as assert } from 'node:assert';
-import type { UsbDevice } from '../../src/core/device.ts';
-import { ack, data, defineDevice } from '../../src/core/devices/virtual/definition.ts';
+import { setTimeout as wait } from 'node:timers/promises';
 import { sourceSink } from '../../src/core/devices/virtual/source-sink/kind.ts';
 import { VirtualDevice } from '../../src/core/devices/virtual/virtual-device.ts';
 import { Registry } from '../../src/core/registry.ts';
@@ -9,6 +8,7 @@ import { readDescriptors, readEndpoints } from '../../src/usbip/remote-descripto
 import { type ListenAddress, UsbipServer } from '../../src/usbip/server.ts';
 import { VhciLink } from '../../src/usbip/vhci-link.ts';
 import { type FakeKernel, FakeVhci } from './fake-vhci.ts';
+import { numbered, recorder } from './recorder.ts';
 import { IN, OUT, type Reply, type SubmitReply, setupOctets } from './scripted-client.ts';
 import { UsbipdWin } from './usbipd-win.ts';
 
@@ -17,53 +17,9 @@ const DEPTH = 8;
 const PACKETS = 2;
 const SHORT_NOT_OK = 1;
 
-const LONG_OCTETS = 96 * 1024;
-
-/** Octets of a stream in which every four say where they are. */
-function numbered(from: number, octets = LONG_OCTETS): Buffer {
-  return Buffer.from(Uint32Array.from({ length: octets / 4 }, (_, n) => from + n * 4).buffer);
-}
-
-/** A device that gives that stream, and keeps the packets that it is sent. */
-function recorder(written: Buffer[]): UsbDevice {
-  const bulk = { type: 'bulk', maxPacketOctets: 512 } as const;
-  const definition = defineDevice({
-    vendorId: 0x1209,
-    productId: 0x0001,
-    speed: 'high',
-    state: () => ({ given: 0 }),
-    configurations: [
-      {
-        interfaces: [
-          {
-            class: 0xff,
-            endpoints: [
-              {
-                ...bulk,
-                address: 0x81,
-                onIn: (state, octetsMax) => {
-                  state.given += octetsMax;
-                  return data(numbered(state.given - octetsMax, octetsMax));
-                },
-              },
-              {
-                ...bulk,
-                address: 0x02,
-                onOut: (_, octets) => {
-                  for (let at = 0; at < octets.length; at += bulk.maxPacketOctets) {
-                    written.push(Buffer.from(octets.subarray(at, at + bulk.maxPacketOctets)));
-                  }
-                  return ack;
-                },
-              },
-            ],
-          },
-        ],
-      },
-    ],
-  });
-  return new VirtualDevice(definition);
-}
+/** More than the socket to the kernel takes, and several that come from it at a time. */
+const READ_OCTETS = 480 * 1024;
+const WRITE_OCTETS = 48 * 1024;
 
 describe('relay between a server and vhci', function () {
   this.timeout(20_000);
@@ -230,27 +186,42 @@ describe('relay between a server and vhci', function () {
     assert.deepEqual([written.status, written.actualLength], [0, 4096]);
   });
 
-  it('keeps long data apart, many transfers at a time', async () => {
-    const written: Buffer[] = [];
-    await registry.remove('1-1');
-    registry.add(recorder(written), 'recorder', '1-1');
-    await attach(true);
-    const data = Array.from({ length: 3 * DEPTH }, (_, n) => numbered(n * LONG_OCTETS));
-    const submits = data.map(
-      (out) => [kernel.wire.nextSeqnum(), kernel.wire.nextSeqnum(), out] as const,
-    );
-    for (const [read, write, out] of submits) {
-      const long = { direction: IN, endpoint: 1, octets: LONG_OCTETS };
-      kernel.send(kernel.wire.submit({ seqnum: read, ...long }));
-      kernel.send(kernel.wire.submit({ seqnum: write, direction: OUT, endpoint: 2, data: out }));
-    }
-    for (const [n, [read, write, out]] of submits.entries()) {
-      const reply = (await kernel.reply(read)) as SubmitReply;
-      assert(reply.data.equals(numbered(n * LONG_OCTETS)), `read ${n} has other data`);
-      assert.equal((await kernel.reply(write)).status, 0);
-      assert(Buffer.concat(written.splice(0, LONG_OCTETS / 512)).equals(out), `write ${n} too`);
-    }
-  });
+  for (const stallProtocol of [true, false]) {
+    it(`keeps long data apart while the kernel is slow to read (stall protocol: ${stallProtocol})`, async () => {
+      const written: Buffer[] = [];
+      await registry.remove('1-1');
+      registry.add(recorder(written), 'recorder', '1-1');
+      await attach(stallProtocol);
+      const reads: number[] = [];
+      const writes: number[] = [];
+      for (let n = 0; n < 3 * DEPTH; n++) {
+        if (n % DEPTH === 0) {
+          await wait(20); // what is back already is on its way to the kernel
+          kernel.pause();
+        }
+        const [read, write] = [kernel.wire.nextSeqnum(), kernel.wire.nextSeqnum()];
+        const octets = { seqnum: read, direction: IN, endpoint: 1, octets: READ_OCTETS };
+        const data = numbered(n * WRITE_OCTETS, WRITE_OCTETS);
+        kernel.send(
+          kernel.wire.submit(octets),
+          kernel.wire.submit({ seqnum: write, direction: OUT, endpoint: 2, data }),
+        );
+        reads.push(read);
+        writes.push(write);
+      }
+      kernel.resume();
+      for (const [n, read] of reads.entries()) {
+        const reply = (await kernel.reply(read)) as SubmitReply;
+        assert(
+          reply.data.equals(numbered(n * READ_OCTETS, READ_OCTETS)),
+          `read ${n} has other data`,
+        );
+      }
+      for (const write of writes) assert.equal((await kernel.reply(write)).status, 0);
+      const all = numbered(0, writes.length * WRITE_OCTETS);
+      assert(Buffer.concat(written).equals(all), 'other data was written');
+    });
+  }
 
   it('lets go of the device when vhci does', async () => {
     const attached = await attach(true);
