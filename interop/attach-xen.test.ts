@@ -25,7 +25,7 @@ import { vusbConfiguration } from './lab/xen-usb.ts';
 import { plugInto } from './lab/xen-usb-ports.ts';
 
 const EXPORTS = ['virtual:disk,size=24MiB', 'virtual:source-sink,short=1000,stamp'];
-const PROBE_ROUNDS = 300;
+const PROBE_ROUNDS = 1000;
 const START_SECONDS = 180;
 
 const say = (text: string) => console.log(`      ${text}`);

@@ -31,7 +31,7 @@ const DISKS = [
   { controller: 'uhci', serial: 'DISKU', mebibytes: 2 },
 ] as const;
 
-const CYCLES = 50;
+const CYCLES = 200;
 
 const say = (text: string) => console.log(`      ${text}`);
 
@@ -50,6 +50,7 @@ describe('hardware through usbfs', function () {
     }
     guest = await bootGuest({
       name: 'usbfs-hardware',
+      processors: 1, // one of two lanes (scripts/lanes.mjs); several are for usbfs.test.ts
       qemuArguments: [
         ...monitor.qemuArguments,
         ...['-device', 'qemu-xhci,id=xhci', '-device', 'usb-ehci,id=ehci'],

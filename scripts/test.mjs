@@ -1,6 +1,7 @@
 /**
  * npm test: installs what is missing, builds, checks format, lint and types, runs the unit tests,
- * then the interop tests (real kernels in QEMU), and ends with the counts of all of them.
+ * then the interop tests (real kernels in QEMU), and ends with the counts of all of them. What runs side
+ * by side: lanes.mjs.
  *
  *   --unit      no interop tests            --interop    only those
  *   --soak      the long runs of interop/   --grep TEXT  only tests whose name has it
@@ -10,7 +11,8 @@
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { build, install, run, runBin } from './tools.mjs';
+import { inLanes, interopGroups, unitGroups } from './lanes.mjs';
+import { build, install, run, runBin, runBinQuietly } from './tools.mjs';
 
 const args = process.argv.slice(2);
 const only = ['--unit', '--interop', '--soak'].find((flag) => args.includes(flag));
@@ -26,15 +28,16 @@ function count(name, passed) {
   return passed;
 }
 
-/** Runs test files in one mocha process and adds its counts. */
-function mocha(name, files, environment = {}) {
-  console.log(`\n== ${name}`);
+/** Runs a group of test files in one mocha process and adds its counts. `runner`: `runBin`, or alike. */
+async function mocha({ title, files }, environment, runner) {
   const folder = mkdtempSync(join(tmpdir(), 'urbgate-test-'));
   const file = join(folder, 'counts.json');
-  const passed = runBin(
+  if (runner === runBin) console.log(`\n== ${title}`);
+  const passed = await runner(
     'mocha',
     ['--config', '.mocharc.json', '--reporter', 'scripts/count-reporter.cjs', ...grep, ...files],
     { COUNTS_FILE: file, ...environment },
+    `\n== ${title}\n`,
   );
   const result = existsSync(file)
     ? JSON.parse(readFileSync(file, 'utf8'))
@@ -45,9 +48,10 @@ function mocha(name, files, environment = {}) {
   return result;
 }
 
-function interop(name, pattern) {
+async function interop({ title, files }, runner) {
   const skip = prepared ? {} : { URBGATE_SKIP_INTEROP: '1' };
-  const { skipped } = mocha(name, [pattern, '--timeout', '900000'], skip);
+  const group = { title, files: [...files, '--timeout', '900000'] };
+  const { skipped } = await mocha(group, skip, runner);
   if (process.env.CI === 'true' && skipped > 0) {
     console.log(`FAILED: ${skipped} interop tests were skipped, which CI does not allow`);
     counts.failed++;
@@ -64,12 +68,16 @@ if (only === undefined || only === '--unit') {
   const file = 'dist/environment.json'; // by prepare, now or earlier
   const environment = existsSync(file) ? JSON.parse(readFileSync(file, 'utf8')) : {};
   const fuzz = only === undefined ? { FUZZ_SECONDS } : {};
-  mocha('Unit tests', ['dist/test/**/*.test.js'], { ...fuzz, ...environment });
+  await inLanes(unitGroups(), (group) => mocha(group, { ...fuzz, ...environment }, runBinQuietly));
 }
 if (only === undefined || only === '--interop') {
-  interop('Interop tests: stock kernels and tools in QEMU', 'dist/interop/**/*.test.js');
+  const { alone, others } = interopGroups();
+  await interop(alone, runBin);
+  await inLanes(others, (group) => interop(group, runBinQuietly));
 }
-if (only === '--soak') interop('Soak', 'dist/interop/**/*.soak.js');
+if (only === '--soak') {
+  await interop({ title: 'Soak', files: ['dist/interop/**/*.soak.js'] }, runBin);
+}
 process.exit(finish());
 
 function finish() {

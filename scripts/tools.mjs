@@ -2,7 +2,7 @@
  * What the npm scripts share: run a command, install and build when that is not done yet.
  * Plain JavaScript, because it runs before anything is installed.
  */
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import {
   existsSync,
@@ -32,6 +32,28 @@ export function run(command, args, environment = {}) {
 /** Runs a program of node_modules/.bin. */
 export function runBin(name, args, environment) {
   return run(process.execPath, [binPath(name), ...args], environment);
+}
+
+/**
+ * The same beside others: all that it prints is shown when it has ended, behind `heading`. Resolves to
+ * whether it ended with 0.
+ */
+export function runBinQuietly(name, args, environment, heading) {
+  const child = spawn(process.execPath, [binPath(name), ...args], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+    env: { ...process.env, ...environment },
+  });
+  const said = [Buffer.from(heading)];
+  for (const stream of [child.stdout, child.stderr]) stream.on('data', (part) => said.push(part));
+  return new Promise((resolve) => {
+    child.once('error', (error) =>
+      said.push(Buffer.from(`Cannot run ${name}: ${error.message}\n`)),
+    );
+    child.once('close', (status) => {
+      process.stdout.write(Buffer.concat(said));
+      resolve(status === 0);
+    });
+  });
 }
 
 function binPath(name) {
