@@ -1,18 +1,20 @@
-/** attach.test.ts for longer, and networks that fail: `npm run soak`. */
+/** attach.test.ts and attach-life.test.ts for longer: `npm run soak`. */
 import { strict as assert } from 'node:assert';
+import { randomInt } from 'node:crypto';
+import { FailingServer, failAtRandom, recovered } from './lab/attachment-faults.ts';
 import { bootCabledGuest, type CabledGuest } from './lab/cable.ts';
 import type { Guest } from './lab/guest.ts';
-import { compiled, labSource } from './lab/kernel.ts';
 import { exportByKernel } from './lab/kernel-stub.ts';
 import { faults, type ProbeCase, RELAY_CASES, SHORT_CASE } from './lab/stall-cases.ts';
 import { formatProbe, runProbe, underLoad } from './lab/stall-probe.ts';
 import { attachWith, shownAttachments, urbgateCommand } from './lab/urbgate-attach.ts';
-import { detachAll, loadVhci, type UsbipServer } from './lab/usbip.ts';
+import { detachAll, loadVhci, ports, type UsbipServer } from './lab/usbip.ts';
 import { sourceSinkGadget } from './lab/usbtest-gadgets.ts';
 
 const ROUNDS = 10_000;
-const CUT_SECONDS = [1, 10, 60];
-const RECOVERY_SECONDS = 60;
+const FAULTS = 100;
+const AWAY_MILLISECONDS_MAX = 5000;
+const SEED = Number(process.env.SEED ?? randomInt(2 ** 31));
 
 const say = (text: string) => console.log(`      ${text}`);
 
@@ -85,45 +87,16 @@ describe('urbgate attach, for long', function () {
     });
   }
 
-  for (const seconds of CUT_SECONDS) {
-    it(`--persist after a network that was away for ${seconds} s`, async () => {
-      const gateway = await cabled.startGateway({
-        exports: ['virtual:serial'],
-        arguments: ['--control', 'none'],
-      });
-      const server = cabled.serverOf(gateway);
-      try {
-        const { port } = await attachWith(guest, 'urbgate', '1-1', server, '--persist');
-        await guest.succeed(
-          `card=$(ip -o route get ${server.address} | grep -o 'dev [^ ]*' | cut -d' ' -f2)
-           ip link set $card down; sleep ${seconds}; ip link set $card up`,
-          { timeoutSeconds: seconds + 30 },
-        );
-        await recovered(port);
-      } finally {
-        await gateway.kill();
-      }
-    });
-  }
-
-  /** The port is the one it was, and a request goes through to the device. */
-  async function recovered(port: number): Promise<void> {
-    const program = await compiled(labSource('control-in.c'));
-    const end = performance.now() + RECOVERY_SECONDS * 1000;
-    for (;;) {
-      const [shown] = await shownAttachments(guest);
-      const asked = await guest.run(
-        `cd /sys/bus/usb/devices/${shown?.localBusId} || exit 1
-         node=$(printf /dev/bus/usb/%03d/%03d $(cat busnum) $(cat devnum))
-         timeout 25 ${program} $node 0x80 6 0x0100 0 18`,
-        { timeoutSeconds: 30 },
-      );
-      if (shown?.phase === 'attached' && asked.stdout.length >= 36) {
-        say(`attached ${shown.attachedCount} times`);
-        assert.equal(shown.port, port);
-        return;
-      }
-      assert(performance.now() < end, `not there again: ${JSON.stringify(shown)}`);
+  it(`--persist after ${FAULTS} random faults (SEED=${SEED})`, async () => {
+    const server = new FailingServer(cabled);
+    try {
+      const at = await server.start();
+      const { port } = await attachWith(guest, 'urbgate', server.busId, at, '--persist');
+      const faults = { count: FAULTS, seed: SEED, awayMillisecondsMax: AWAY_MILLISECONDS_MAX };
+      await failAtRandom(server, faults, (after) => recovered(guest, port, after));
+      assert.equal((await ports(guest)).length, 1, 'a port is left behind');
+    } finally {
+      await server.kill();
     }
-  }
+  });
 });

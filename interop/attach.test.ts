@@ -24,7 +24,7 @@ import {
   shownAttachments,
   urbgateCommand,
 } from './lab/urbgate-attach.ts';
-import { detachAll, loadVhci, type UsbipServer, waitConfigured, waitFree } from './lab/usbip.ts';
+import { detachAll, loadVhci, type UsbipServer } from './lab/usbip.ts';
 import { bulkCases, sourceSinkGadget } from './lab/usbtest-gadgets.ts';
 
 const ROUNDS = 1000;
@@ -263,98 +263,5 @@ describe('urbgate attach', function () {
         }
       });
     }
-  });
-
-  describe('life', () => {
-    it('stock usbip port and usbip detach work on its ports', async () => {
-      await withGateway(['virtual:serial'], async (server) => {
-        const { port } = await attachWith(guest, 'urbgate', '1-1', server, '--persist');
-        const shown = await guest.succeed('usbip port');
-        assert.match(shown, new RegExp(`usbip://${server.address}:${server.port}/1-1`));
-        await guest.succeed(`usbip detach -p ${port}`);
-        await waitFree(guest, [port]);
-        await guest.succeed('sleep 1');
-        assert.deepEqual(await shownAttachments(guest), [], 'it was detached: a wish');
-      });
-    });
-
-    it('a supervisor that is killed leaves its ports free', async () => {
-      await withGateway(['virtual:serial', 'virtual:serial'], async (server) => {
-        const first = await attachWith(guest, 'urbgate', '1-1', server);
-        const second = await attachWith(guest, 'urbgate', '1-2', server);
-        await guest.succeed("kill -9 $(pgrep -f '[a]ttach --foreground')");
-        await waitFree(guest, [first.port, second.port]);
-        await attachWith(guest, 'urbgate', '1-1', server);
-      });
-    });
-
-    it('--saved: comes up when the server does, and again when its supervisor was killed', async () => {
-      const options = { exports: ['virtual:serial', 'virtual:source-sink'] };
-      const absent = await cabled.startGateway({ ...options, arguments: ['--control', 'none'] });
-      const { address, port } = cabled.serverOf(absent);
-      await absent.kill(); // its port is free, and stays ours: there is nobody else
-      await guest.succeed(`cat > /run/attachments <<END
-# what is wanted at boot
--r ${address}:${port} -b 1-1
--r ${address}:${port} -d 0525:a4a0   # the other one
-END`);
-      // As a service would.
-      const boot = async () => {
-        const supervisor = guest.start(
-          `URBGATE_ATTACHMENTS=/run/attachments exec ${urbgateCommand('attach --saved --foreground')} --control /run/saved.sock 2>&1`,
-        );
-        supervisor.end();
-        await supervisor.printed(/Supervising/, START_SECONDS);
-        return supervisor;
-      };
-      let supervisor = await boot();
-      await supervisor.printed(/Waiting for [\s\S]*Waiting for/, START_SECONDS);
-      const gateway = await cabled.startGateway({
-        ...options,
-        arguments: ['--control', 'none'],
-        listenPort: port,
-      });
-      try {
-        const attached = /1-1 attached to vhci port (\d+)/;
-        const both = /attached to vhci port[\s\S]*attached to vhci port/;
-        for (let round = 0; round < 2; round++) {
-          await supervisor.printed(both, START_SECONDS);
-          const place = Number(attached.exec(supervisor.stdout)?.[1]);
-          await waitConfigured(guest, '1-1', place, 20);
-          supervisor.signal('SIGKILL');
-          await supervisor.result(10);
-          await waitFree(guest, [place]);
-          if (round === 0) supervisor = await boot();
-        }
-      } finally {
-        supervisor.signal('SIGKILL');
-        await gateway.kill();
-      }
-    });
-
-    it('--persist comes back to the same port after the server was killed and restarted', async () => {
-      const exports = ['virtual:serial'];
-      const options = { exports, arguments: ['--control', 'none'] };
-      let gateway = await cabled.startGateway(options);
-      const server = cabled.serverOf(gateway);
-      try {
-        await attachWith(guest, 'urbgate', '1-1', server); // takes the first port
-        await guest.succeed(urbgateCommand('detach all'), { timeoutSeconds: 30 });
-        const { port } = await attachWith(guest, 'urbgate', '1-1', server, '--persist');
-        for (let round = 0; round < 3; round++) {
-          await gateway.kill();
-          await waitFree(guest, [port]);
-          gateway = await cabled.startGateway({ ...options, listenPort: server.port });
-          const end = performance.now() + 30_000;
-          let shown = await shownAttachments(guest);
-          while (shown[0]?.phase !== 'attached' && performance.now() < end) {
-            shown = await shownAttachments(guest);
-          }
-          assert.deepEqual([shown[0]?.phase, shown[0]?.port], ['attached', port]);
-        }
-      } finally {
-        await gateway.kill();
-      }
-    });
   });
 });

@@ -22,6 +22,7 @@ const INTEROP_GROUPS = [
   ['audio', 'disk', 'keyboard', 'lab', 'recorded-exchange', 'robustness', 'serial', 'testusb'],
   ['xen-life'],
   ['stall'],
+  ['attach-life'],
   ['usbfs-hardware'],
   ['xen-lab', 'attach-xen'],
   ['usbfs-devices'],

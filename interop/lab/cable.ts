@@ -21,6 +21,8 @@ const MAC = '52:54:00:75:72:62';
 /** A guest with a cable. Its namespace goes with it. */
 export class CabledGuest {
   readonly guest: Guest;
+  /** Of the other end of the cable. */
+  readonly hostAddress = HOST_ADDRESS;
   readonly #namespace: string;
 
   /** Use {@link bootCabledGuest}. */

@@ -120,7 +120,7 @@ echo \${port##*/port} $from $to`,
 }
 
 /** Where vhci shows the state of its ports: "hub port state speed device socket busid" lines. */
-const STATUS = '/sys/devices/platform/vhci_hcd.0/status*';
+export const VHCI_STATUS = '/sys/devices/platform/vhci_hcd.0/status*';
 
 export async function waitConfigured(
   guest: Guest,
@@ -131,7 +131,7 @@ export async function waitConfigured(
   const { code, stdout } = await guest.run(
     `end=$(( $(date +%s) + ${timeoutSeconds} ))
 while [ $(date +%s) -lt $end ]; do
-  set -- $(grep -h '^[hs]s  *0*${port} ' ${STATUS})
+  set -- $(grep -h '^[hs]s  *0*${port} ' ${VHCI_STATUS})
   device=/sys/bus/usb/devices/$7
   if [ "$3" = 004 ]; then echo "the port has gone back to unused: $*"; exit 1; fi
   if [ -n "$(cat $device/bConfigurationValue 2>/dev/null)" ]; then
@@ -163,7 +163,7 @@ const STATES: Record<string, VhciPort['state']> = {
 /** The ports of vhci that are in use. */
 export async function ports(guest: Guest): Promise<VhciPort[]> {
   const used: VhciPort[] = [];
-  for (const line of (await guest.succeed(`cat ${STATUS}`)).split('\n')) {
+  for (const line of (await guest.succeed(`cat ${VHCI_STATUS}`)).split('\n')) {
     const [, port = '', number = '', , , , busid = ''] = line.trim().split(/\s+/);
     const state = STATES[number];
     if (state !== undefined) used.push({ port: Number(port), busid, state });
