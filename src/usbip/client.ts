@@ -43,6 +43,11 @@ const USER_TIMEOUT_MILLISECONDS = 20_000;
 const BUS_ID_OCTETS_MAX = 31;
 /** Octets asked of the kernel in one read; all connections share the memory. */
 const READ_MEMORY = Buffer.allocUnsafeSlow(256 * 1024);
+/**
+ * Commands that wait for others while the replies of a chunk are handled. With all of them the server
+ * would have nothing to do meanwhile, and this program nothing while the server works (docs/decisions/0074).
+ */
+const COMMANDS_TOGETHER = 8;
 const REPLY_OCTETS = OpCommon.octets + DeviceRecord.octets;
 
 export interface ImportOptions {
@@ -63,7 +68,7 @@ export class RemoteDevice implements RelayDevice {
   readonly #frontEnd: FrontEnd;
   readonly #framer: Framer;
   readonly #flush = () => this.#sendAll();
-  /** Commands that handlers bring forth leave together, when all replies of a chunk are handled. */
+  /** Commands that handlers bring forth leave together; see `COMMANDS_TOGETHER`. */
   #receiving = false;
 
   /** Use `importDevice`. */
@@ -76,8 +81,10 @@ export class RemoteDevice implements RelayDevice {
       deviceId: this.deviceId,
       stallProtocol: this.stallProtocol,
       holdBack: options.holdBack ?? 'short-not-ok',
-      onOutput: () => {
-        if (!this.#receiving) process.nextTick(this.#flush);
+      onOutput: (commands) => {
+        if (this.#receiving) {
+          if (commands >= COMMANDS_TOGETHER) this.#sendAll();
+        } else if (commands === 1) process.nextTick(this.#flush);
       },
     });
     this.#framer = new Framer(this.#frontEnd, new BufferPool());

@@ -15,17 +15,16 @@ import { roomOf, type Transfer } from './transfer.ts';
 export class CommandWriter {
   readonly #out = new Gather();
   readonly #deviceId: number;
+  /** Commands written since the last `take`. */
+  count = 0;
 
   constructor(deviceId: number) {
     this.#deviceId = deviceId;
   }
 
-  get isEmpty(): boolean {
-    return this.#out.pendingOctets === 0;
-  }
-
   /** Everything written since the last call, in order; for a gathered write. */
   take(): Uint8Array[] {
+    this.count = 0;
     return this.#out.take();
   }
 
@@ -55,6 +54,7 @@ export class CommandWriter {
   }
 
   #header(command: number, seqnum: number): number {
+    this.count++;
     const at = this.#out.room(HEADER_OCTETS);
     const { view } = this.#out;
     const offset = CmdSubmit.offsets;

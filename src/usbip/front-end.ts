@@ -56,8 +56,8 @@ export interface FrontEndOptions {
    * round trip for each transfer.
    */
   readonly holdBack?: 'short-not-ok' | 'all';
-  /** There is something to `take`; said once until it is taken. */
-  readonly onOutput: () => void;
+  /** A command was written: there are so many to `take`. */
+  readonly onOutput: (commands: number) => void;
 }
 
 export class FrontEnd implements FrameHandler {
@@ -269,16 +269,14 @@ export class FrontEnd implements FrameHandler {
   }
 
   #send(pending: Pending, clearStall: boolean): void {
-    const isFirst = this.#writer.isEmpty;
     this.#pendings.add(pending);
     this.#writer.submit(pending.seqnum, pending.transfer, pending.in, clearStall);
-    if (isFirst) this.#options.onOutput();
+    this.#options.onOutput(this.#writer.count);
   }
 
   #sendUnlink(pending: Pending): void {
-    const isFirst = this.#writer.isEmpty;
     this.#writer.unlink(this.#pendings.addUnlink(pending), pending.seqnum);
-    if (isFirst) this.#options.onOutput();
+    this.#options.onOutput(this.#writer.count);
   }
 
   #queueOf({ endpoint, type }: Pick<Transfer, 'endpoint' | 'type'>): RetryQueue<Pending> {

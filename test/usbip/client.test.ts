@@ -1,4 +1,5 @@
 import { strict as assert } from 'node:assert';
+import { Socket } from 'node:net';
 import { sourceSink } from '../../src/core/devices/virtual/source-sink/kind.ts';
 import { VirtualDevice } from '../../src/core/devices/virtual/virtual-device.ts';
 import { UserError } from '../../src/core/errors.ts';
@@ -14,6 +15,10 @@ const SHORT = 1000;
 /** Packets of a transfer of SHORT octets. */
 const PACKETS = 2;
 
+/** Twice what leaves together while replies are handled (docs/decisions/0074). */
+const TOGETHER = 16;
+const COMMAND_OCTETS = 48 + 64;
+const write64: Transfer = { endpoint: 0x02, type: 'bulk', data: Buffer.alloc(64) };
 const read: Transfer = { endpoint: 0x81, type: 'bulk', octets: 4096, shortNotOk: true };
 
 async function configure(device: RemoteDevice): Promise<void> {
@@ -38,6 +43,37 @@ describe('client library', () => {
     await device?.close();
     device = undefined;
     await server.close();
+  });
+
+  it('sends what handlers submit before it has handled all that came', async () => {
+    const remote = await importDevice(address, '1-1');
+    device = remote;
+    await configure(remote);
+    const sent: number[] = [];
+    const { port } = address;
+    const write = Socket.prototype.write;
+    Socket.prototype.write = function (this: Socket, ...args: unknown[]) {
+      if (this.remotePort === port) sent.push((args[0] as Uint8Array).length);
+      return write.apply(this, args as Parameters<typeof write>);
+    } as typeof write;
+    try {
+      // The replies of the first come in one piece, the second leave while they are handled.
+      const results = await new Promise<TransferResult[]>((resolve) => {
+        const came: TransferResult[] = [];
+        const done = (result: TransferResult) => {
+          came.push(result);
+          if (came.length === 2 * TOGETHER) resolve(came);
+          else if (came.length <= TOGETHER) remote.submit(write64, done);
+        };
+        for (let n = 0; n < TOGETHER; n++) remote.submit(write64, done);
+      });
+      assert(results.every(({ status }) => status === 'ok'));
+    } finally {
+      Socket.prototype.write = write;
+    }
+    const [first, ...later] = sent;
+    assert.equal(first, TOGETHER * COMMAND_OCTETS);
+    assert(Math.max(...later) <= first / 2, `left in pieces of ${sent} octets`);
   });
 
   for (const stallProtocol of [true, false]) {
