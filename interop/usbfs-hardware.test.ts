@@ -160,7 +160,7 @@ describe('hardware through usbfs', function () {
       const disk = await blockDevice(guest, await attachFrom(guest, gateway));
       await unplugWhileRead(guest, disk, async () => {
         await monitor.command('device_del', { id: 'DISKE' });
-        await gateway.process.printed(new RegExp(`(${busId} was unplugged[^]*){${round}}`), 30);
+        await gateway.process.printed(new RegExp(`(${busId} has gone[^]*){${round}}`), 30);
       });
       await holdsNoDevice(guest, gateway);
       await monitor.command('blockdev-add', drive(round));

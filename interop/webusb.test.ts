@@ -112,7 +112,7 @@ describe('devices of the machine, through the usb package', function () {
     const disk = await blockDevice(guest, await attachFrom(guest, gateway));
     await unplugWhileRead(guest, disk, async () => {
       await monitor.command('device_del', { id: 'DISK' });
-      await gateway.process.printed(new RegExp(`${busId} was unplugged`), 30);
+      await gateway.process.printed(new RegExp(`${busId} has gone`), 30);
     });
     await holdsNoDevice(guest, gateway);
     const raw = { driver: 'file', filename: file, locking: 'off' };

@@ -28,7 +28,7 @@ const INTEROP_GROUPS = [
   ['usbfs-devices'],
   ['usbfs'],
   ['webusb'],
-  ['xen-usbfs', 'vanished-client'],
+  ['xen-usbfs', 'vanished-client', 'usbfs-sleep'],
 ];
 
 /** Skips interop tests where they cannot run. */

@@ -93,7 +93,7 @@ export async function plugCycles(
       await device.plugIn();
       await said(' exporting ');
       await device.unplug();
-      await said(' was unplugged');
+      await said(' has gone');
     }
   });
   await gateway.stop();

@@ -200,7 +200,9 @@ export class Gateway {
   #gone(device: UsbDevice): void {
     const gone = this.#registry.list().find((one) => one.device === device);
     if (gone === undefined) return;
-    this.#log.info(`${gone.busId} was unplugged (${device.info.label})`);
+    this.#log.info(
+      `${gone.busId} has gone: unplugged, or this machine slept (${device.info.label})`,
+    );
     this.#registry.remove(gone.busId).catch((error) => {
       this.#log.error({ err: error }, `Cannot remove ${gone.busId}`);
     });

@@ -5,18 +5,16 @@
  * that the host controller reaches, which is lent to the transport: to put data there (`room`), or to
  * send it from there. What is not lent is copied.
  *
- * URBs too large for one piece of memory go in several, one after the other: a short packet or an
- * error ends them as it would have ended the whole.
+ * URBs too large for one piece of memory go in several, one after the other: what ends one ends all.
  */
 import { assert } from '../../assert.ts';
 import type { EndpointInfo } from '../../device.ts';
 import { type Room, type Urb, type UrbStatus, writeSetup } from '../../urb.ts';
-import { placeOf } from '../host/configuration.ts';
 import { ERRNO, FLAG, IOCTL, refusalOf, statusOf, submitStatus } from './abi.ts';
 import { failPart, type Part, partsOf, readPackets, writePackets } from './isochronous.ts';
 import type { Memory, UsbfsFile } from './kernel.ts';
 import { Block, TransferMemory } from './transfer-memory.ts';
-import { type EndpointRun, type UrbSlot, UrbTable } from './urb-table.ts';
+import { EndpointRuns, type UrbSlot, UrbTable } from './urb-table.ts';
 
 const SETUP_OCTETS = 8;
 /** What one wake-up reaps at most, so that other devices have their turn. */
@@ -24,12 +22,14 @@ const REAPS_MAX = 256;
 const NO_OCTETS = Buffer.alloc(0);
 
 export class Transfers {
+  /** The kernel has taken the device back: the machine slept, or a driver has an interface. */
+  isLost = false;
   readonly #file: UsbfsFile;
   readonly #completed: (urb: Urb) => void;
   readonly #mayLend: () => boolean;
   readonly #memory: TransferMemory;
   readonly #table: UrbTable;
-  readonly #runs: (EndpointRun | undefined)[] = new Array(32).fill(undefined);
+  readonly #runs = new EndpointRuns();
 
   /** `table`: memory for the structures, of `TABLE_OCTETS`. `mayLend`: see `DeviceHost.borrows`. */
   constructor(
@@ -47,7 +47,7 @@ export class Transfers {
 
   /** A URB of this endpoint goes in pieces: nothing may be submitted behind it. */
   isInPieces(endpoint: EndpointInfo): boolean {
-    return this.#runs[placeOf(endpoint.address)]?.inPieces === true;
+    return this.#runs.isInPieces(endpoint);
   }
 
   /** Memory for data that is yet to come; null if it is to be copied. */
@@ -69,6 +69,12 @@ export class Transfers {
     }
   }
 
+  /** Asks for everything back; false if nothing is out. */
+  unlinkAll(): boolean {
+    for (const slot of this.#table.busy) this.#file.ioctl(IOCTL.discardUrb, slot.address);
+    return this.#table.busyCount > 0;
+  }
+
   /**
    * Takes what has ended, and asks no more when all is back; but a device that has gone says so only
    * then (`last`).
@@ -80,7 +86,7 @@ export class Transfers {
       if (answer >= 0) this.#reaped(this.#table.reaped);
       else if (answer === -ERRNO.ENODEV) return false;
       else if (answer !== -ERRNO.EINTR) return true;
-      if (!last && this.#table.busyCount === 0) return true;
+      if (!last && !this.isLost && this.#table.busyCount === 0) return true;
     }
     return true;
   }
@@ -120,7 +126,7 @@ export class Transfers {
     const lent = urb.room instanceof Block ? urb.room : null;
     const slot = this.#begin(urb, lent ?? this.#memory.takeUpTo(urb.octets));
     if (slot === null) return;
-    const run = this.#runOf(urb.endpoint);
+    const run = this.#runs.of(urb.endpoint);
     slot.run = run;
     const room = slot.block?.octets.length ?? 0;
     run.inPieces = room < urb.octets;
@@ -150,6 +156,7 @@ export class Transfers {
       run.flying++;
       return;
     }
+    if (answer === -ERRNO.EBUSY) this.isLost = true;
     // Refused because one before it has failed, which is not reaped yet: as if it had been unlinked.
     const refused = (flags & FLAG.bulkContinuation) !== 0 && answer === -ERRNO.EREMOTEIO;
     this.#finish(slot, refused ? 'unlinked' : submitStatus(-answer), 0);
@@ -207,15 +214,6 @@ export class Transfers {
     return slot;
   }
 
-  #runOf(endpoint: EndpointInfo): EndpointRun {
-    const place = placeOf(endpoint.address);
-    const run = this.#runs[place];
-    if (run !== undefined && (run.endpoint === endpoint || run.flying > 0)) return run;
-    const fresh = { endpoint, flying: 0, inPieces: false };
-    this.#runs[place] = fresh;
-    return fresh;
-  }
-
   #reaped(slot: UrbSlot): void {
     const errno = this.#table.status(slot);
     if (slot.iso !== null) {
@@ -238,8 +236,10 @@ export class Transfers {
     this.#finish(slot, status, actual);
   }
 
-  /** The kernel says ENOENT of what the session unlinked, and of what a new setting swept away. */
+  /** ENOENT: the session unlinked it, or a new setting swept it away. ESHUTDOWN: sleep, or unplugged. */
   #statusOf(slot: UrbSlot, errno: number): UrbStatus {
+    // Endpoint 0 has ESHUTDOWN in a reset as well.
+    if (errno === -ERRNO.ESHUTDOWN && slot.urb?.setup === null) this.isLost = true;
     if (errno === -ERRNO.ENOENT && !slot.unlinking) return 'shutdown';
     return statusOf(errno);
   }

@@ -7,6 +7,7 @@
 import { assert } from '../../assert.ts';
 import type { EndpointInfo } from '../../device.ts';
 import type { Urb } from '../../urb.ts';
+import { placeOf } from '../host/configuration.ts';
 import { PACKETS_MAX, TYPE_NUMBER, UsbfsPacket, UsbfsUrb } from './abi.ts';
 import type { Memory } from './kernel.ts';
 import type { Block } from './transfer-memory.ts';
@@ -37,6 +38,24 @@ export interface EndpointRun {
   flying: number;
   /** The URB at the end of the flight goes in pieces: nothing may be submitted behind it. */
   inPieces: boolean;
+}
+
+export class EndpointRuns {
+  readonly #runs: (EndpointRun | undefined)[] = new Array(32).fill(undefined);
+
+  /** A URB of this endpoint goes in pieces. */
+  isInPieces({ address }: EndpointInfo): boolean {
+    return this.#runs[placeOf(address)]?.inPieces === true;
+  }
+
+  of(endpoint: EndpointInfo): EndpointRun {
+    const place = placeOf(endpoint.address);
+    const run = this.#runs[place];
+    if (run !== undefined && (run.endpoint === endpoint || run.flying > 0)) return run;
+    const fresh = { endpoint, flying: 0, inPieces: false };
+    this.#runs[place] = fresh;
+    return fresh;
+  }
 }
 
 export class UrbSlot {

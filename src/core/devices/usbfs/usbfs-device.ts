@@ -16,6 +16,10 @@
  * Such a request may take seconds, and the kernel locks the device for so long: any other call would
  * wait for it, and all of the gateway with it. So it has a thread of its own, and other calls are put
  * off until it is done.
+ *
+ * A machine that sleeps takes back all URBs (usb_suspend_both), and when it wakes up without having powered
+ * the device it resets it, and gives the interfaces to the kernel's drivers, since usbfs cannot say what the
+ * device has forgotten. The device is gone then, for its client as well; `wait` exports it again.
  */
 import { assert } from '../../assert.ts';
 import { controlEffect } from '../../control-effect.ts';
@@ -36,7 +40,7 @@ export interface UsbfsDeviceOptions {
   readonly label: string;
   /** Nobody knows what state it is in: begin with a reset. */
   readonly isStray: boolean;
-  /** The device has been unplugged; every URB is back. Called once. */
+  /** The device has been unplugged, or the machine has slept; every URB is back. Called once. */
   readonly onGone: () => void;
 }
 
@@ -69,7 +73,9 @@ export class UsbfsDevice implements UsbDevice {
   #locked = false;
   readonly #submitLater: Urb[] = [];
   readonly #unlinkLater: Urb[] = [];
+  /** Nobody can have it from us any more. */
   #gone = false;
+  #isPlugged = true;
   #disposed = false;
 
   /**
@@ -137,9 +143,12 @@ export class UsbfsDevice implements UsbDevice {
   }
 
   submit(urb: Urb): void {
-    if (this.#gone) this.#answer(urb, 'shutdown');
+    if (this.#gone || this.#transfers.isLost) this.#answer(urb, 'shutdown');
     else if (this.#locked) this.#submitLater.push(urb);
-    else if (urb.setup === null || !this.#intercept(urb)) this.#transfers.submit(urb);
+    else if (urb.setup === null || !this.#intercept(urb)) {
+      this.#transfers.submit(urb);
+      if (this.#transfers.isLost) queueMicrotask(() => this.#reap(false));
+    }
   }
 
   unlink(urb: Urb): void {
@@ -164,7 +173,7 @@ export class UsbfsDevice implements UsbDevice {
   async dispose(): Promise<void> {
     if (this.#disposed) return;
     this.#file.unwatch();
-    if (!this.#gone) await this.#interfaces.giveBack();
+    if (this.#isPlugged) await this.#interfaces.giveBack();
     this.#closeFile();
   }
 
@@ -215,9 +224,13 @@ export class UsbfsDevice implements UsbDevice {
     this.#host?.completed(urb);
   }
 
+  /** What the kernel has taken back is as good as unplugged: whoever has it is to begin anew. */
   #reap(last: boolean): void {
-    if (this.#gone || this.#disposed || this.#transfers.reap(last)) return;
+    if (this.#gone || this.#disposed) return;
+    const isThere = this.#transfers.reap(last);
+    if (isThere && (!this.#transfers.isLost || this.#transfers.unlinkAll())) return;
     this.#gone = true;
+    this.#isPlugged = isThere;
     this.#transfers.abandon();
     this.#host?.removed();
     this.#onGone();

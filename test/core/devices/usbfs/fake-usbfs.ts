@@ -159,12 +159,22 @@ export class FakeUsbfs implements UsbfsFile {
     this.wake();
   }
 
+  /** The machine sleeps, and wakes up again. */
+  sleep(): void {
+    this.#takeAll();
+    this.wake();
+  }
+
   unplug(): void {
+    this.#takeAll();
+    this.#gone = true;
+    this.wake();
+  }
+
+  #takeAll(): void {
     for (let one = this.pending[0]; one !== undefined; one = this.pending[0]) {
       this.#end(one, { errno: ERRNO.ESHUTDOWN });
     }
-    this.#gone = true;
-    this.wake();
   }
 
   takeCalls(): string[] {

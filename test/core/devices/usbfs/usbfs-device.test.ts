@@ -211,7 +211,6 @@ describe('UsbfsDevice', () => {
         [ERRNO.EILSEQ, 'crc-error'],
         [ERRNO.ETIME, 'timeout'],
         [ERRNO.ECOMM, 'protocol-error'],
-        [ERRNO.ESHUTDOWN, 'shutdown'],
         [ERRNO.ENOENT, 'shutdown'], // swept away by the kernel, nobody has asked for it
       ];
       for (const [errno, status] of statuses) {
@@ -653,6 +652,54 @@ describe('UsbfsDevice', () => {
       await device.dispose();
       assert.equal(file.memories.size, 0);
       assert.throws(() => device.open(session), /unplugged/);
+    });
+
+    it('the machine slept: everything comes back once, the client is told, drivers are called back', async () => {
+      const { file, device, client, clock, session, gone } = await open();
+      for (let id = 1; id <= 12; id++) session.submit(read(device, id, 512));
+      session.submit(control(device, 30, [0x80, 6, 0x100, 0, 18]));
+      file.sleep();
+      clock.advance(5000);
+      const log = client.take();
+      assert.equal(log.pop(), 'removed');
+      assert.equal(new Set(log.map((line) => line.split(' ')[0])).size, 13);
+      assert.equal(log.length, 13);
+      assert.equal(gone.count, 1);
+      await session.close();
+      file.takeCalls();
+      await device.dispose();
+      assert.deepEqual(file.takeCalls(), [
+        ...['releaseInterface 0', 'releaseInterface 1'],
+        ...['connect 0', 'connect 1'],
+      ]);
+      assert.equal(file.memories.size, 0);
+    });
+
+    it('the machine slept with nothing under way, and a driver has an interface since', async () => {
+      const { file, device, client, clock, session, gone } = await open();
+      file.sleep();
+      assert.equal(gone.count, 0);
+      session.submit(write(device, 1, Buffer.alloc(64)));
+      file.refuseNext = -ERRNO.EBUSY;
+      session.submit(read(device, 2, 512));
+      await settle();
+      assert.deepEqual(file.pending, [], 'what was under way is taken back');
+      file.wake();
+      clock.advance(5000);
+      const log = client.take();
+      assert.equal(log.pop(), 'removed');
+      assert.deepEqual(log.map((line) => line.split(' ')[0]).sort(), ['1', '2']);
+      assert.equal(gone.count, 1);
+    });
+
+    it('a reset while a control request is under way is no sleep', async () => {
+      const { file, device, client, session, gone } = await open();
+      session.submit(control(device, 1, [0x80, 6, 0x100, 0, 18]));
+      file.finish(file.pending[0], { errno: ERRNO.ESHUTDOWN });
+      session.submit(read(device, 2, 512));
+      file.finish(file.pending[0], { data: Buffer.alloc(512) });
+      assert.equal(client.take().at(-1), '2 ok 512');
+      assert.equal(gone.count, 0);
     });
 
     it('idle devices are missed too', async () => {
