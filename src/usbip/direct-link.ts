@@ -6,7 +6,7 @@
  * has gone too, somebody has detached it; else the server has.
  */
 import type { Speed } from '../core/device.ts';
-import { importSocket } from './client.ts';
+import { importSocket } from './import-socket.ts';
 import { DeviceRecord, OpCommon, SPEED_NAMES } from './protocol.ts';
 import type { ListenAddress } from './server.ts';
 import { descriptorOf } from './sockets.ts';
