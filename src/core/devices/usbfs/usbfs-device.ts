@@ -210,6 +210,7 @@ export class UsbfsDevice implements UsbDevice {
     for (const one of this.#unlinkLater.splice(0)) this.#transfers.unlink(one);
     for (const one of this.#submitLater.splice(0)) this.submit(one);
     this.#watch();
+    if (this.#transfers.isLost) this.#reap(false);
     return answer;
   }
 
@@ -226,7 +227,7 @@ export class UsbfsDevice implements UsbDevice {
 
   /** What the kernel has taken back is as good as unplugged: whoever has it is to begin anew. */
   #reap(last: boolean): void {
-    if (this.#gone || this.#disposed) return;
+    if (this.#gone || this.#disposed || this.#locked) return;
     const isThere = this.#transfers.reap(last);
     if (isThere && (!this.#transfers.isLost || this.#transfers.unlinkAll())) return;
     this.#gone = true;

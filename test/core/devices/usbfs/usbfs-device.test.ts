@@ -692,6 +692,17 @@ describe('UsbfsDevice', () => {
       assert.equal(gone.count, 1);
     });
 
+    it('the machine slept while the kernel had the device locked', async () => {
+      const { file, device, client, clock, session, gone } = await open();
+      session.submit(control(device, 1, [0x02, 1, 0, 0x81, 0]));
+      session.submit(read(device, 2, 512)); // for later
+      file.refuseNext = -ERRNO.EBUSY;
+      await settle();
+      clock.advance(5000);
+      assert.deepEqual(client.take(), ['2 protocol-error 0', '1 ok 0', 'removed']);
+      assert.equal(gone.count, 1);
+    });
+
     it('a reset while a control request is under way is no sleep', async () => {
       const { file, device, client, session, gone } = await open();
       session.submit(control(device, 1, [0x80, 6, 0x100, 0, 18]));
