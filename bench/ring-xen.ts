@@ -67,6 +67,7 @@ function stick(serial: string, image: string): string[] {
 async function bootDom0(image: string): Promise<Guest> {
   const dom0 = await bootXen({
     name: 'bench-ring-xen',
+    processors: 2,
     memoryMebibytes: 5120,
     qemuArguments: [
       ...['-device', 'usb-ehci,id=ehci'],

@@ -37,6 +37,7 @@ interface Place {
 async function placeInGuest(instructions: boolean): Promise<Place> {
   const guest = await bootGuest({
     name: 'bench-usbfs-floor',
+    processors: 2,
     ...(instructions && {
       ...INSTRUCTION_CLOCK,
       qemuArguments: INSTRUCTION_CLOCK_ARGUMENTS,

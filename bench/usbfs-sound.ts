@@ -31,6 +31,7 @@ async function main(): Promise<void> {
   const before = loadavg()[0]?.toFixed(1);
   const guest = await bootGuest({
     name: 'bench-usbfs-sound',
+    processors: 2,
     qemuArguments: [
       ...monitor.qemuArguments,
       ...['-device', 'qemu-xhci,id=xhci'],

@@ -197,6 +197,7 @@ async function main(): Promise<void> {
   const load = loadavg()[0]?.toFixed(1);
   const guest = await bootGuest({
     name: 'bench-usbfs',
+    processors: 2,
     ...(values.instructions && INSTRUCTION_CLOCK),
     qemuArguments: [
       ...['-device', 'qemu-xhci,id=xhci', ...disks],

@@ -33,7 +33,7 @@ describe('attachments over time', function () {
 
   before(async function () {
     if (process.getuid?.() !== 0) this.skip(); // network cables are root's
-    cabled = await bootCabledGuest({ name: 'attach-life', processors: 1 });
+    cabled = await bootCabledGuest({ name: 'attach-life' });
     guest = cabled.guest;
     server = new FailingServer(cabled);
     await loadVhci(guest);

@@ -24,7 +24,7 @@ describe('urbgate attach, for long', function () {
   let guest: Guest;
 
   before(async () => {
-    cabled = await bootCabledGuest({ name: 'attach-soak' });
+    cabled = await bootCabledGuest({ name: 'attach-soak', processors: 2 });
     guest = cabled.guest;
     await loadVhci(guest);
   });

@@ -32,7 +32,7 @@ async function demo(rounds: number): Promise<void> {
   const remarks: string[] = [];
   for (const [name, probe] of SYSTEMS) {
     // One each: the kernel's server may leave its guest past use.
-    const guest = await bootGuest({ name: 'stall-demo' });
+    const guest = await bootGuest({ name: 'stall-demo', processors: 2 });
     try {
       const result = await probe(guest, rounds);
       const { violations, violationOctets, hangs, stopped } = result;

@@ -24,7 +24,7 @@ describe('stall probe, for long', function () {
   let cabled: CabledGuest;
 
   before(async () => {
-    cabled = await bootCabledGuest({ name: 'stall-soak' });
+    cabled = await bootCabledGuest({ name: 'stall-soak', processors: 2 });
   });
 
   after(() => cabled?.kill());

@@ -35,7 +35,7 @@ describe('stall probe', function () {
 
   before(async function () {
     if (process.getuid?.() !== 0) this.skip(); // network cables are root's
-    cabled = await bootCabledGuest({ name: 'stall' });
+    cabled = await bootCabledGuest({ name: 'stall', processors: 2 });
     await loadVhci(cabled.guest);
   });
 

@@ -51,7 +51,6 @@ describe('more hardware through usbfs', function () {
     writeFileSync(join(path('camera'), 'photograph.jpg'), photograph);
     guest = await bootGuest({
       name: 'usbfs-devices',
-      processors: 1, // one of two lanes (scripts/lanes.mjs); several are for usbfs.test.ts
       qemuArguments: [
         ...monitor.qemuArguments,
         ...['-device', 'qemu-xhci,id=xhci', '-device', 'usb-ehci,id=ehci'],

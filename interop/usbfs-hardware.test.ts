@@ -50,7 +50,6 @@ describe('hardware through usbfs', function () {
     }
     guest = await bootGuest({
       name: 'usbfs-hardware',
-      processors: 1, // one of two lanes (scripts/lanes.mjs); several are for usbfs.test.ts
       qemuArguments: [
         ...monitor.qemuArguments,
         ...['-device', 'qemu-xhci,id=xhci', '-device', 'usb-ehci,id=ehci'],

@@ -47,7 +47,6 @@ describe('a machine that sleeps, with a device exported through usbfs', function
   before(async () => {
     guest = await bootGuest({
       name: 'usbfs-sleep',
-      processors: 1,
       qemuArguments: [
         ...['-device', 'qemu-xhci,id=xhci'],
         ...['-device', `usb-kbd,bus=xhci.0,serial=${SERIAL}`],

@@ -28,6 +28,7 @@ describe('stall probe through usbfs, for long', function () {
   before(async () => {
     guest = await bootGuest({
       name: 'usbfs-soak',
+      processors: 2,
       qemuArguments: [
         ...['-device', 'qemu-xhci,id=xhci'],
         ...RedirectedDevice.qemuArguments('ours', path, 'xhci.0'),

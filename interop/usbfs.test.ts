@@ -31,7 +31,7 @@ describe('devices of the machine, through usbfs', function () {
   let guest: Guest;
 
   before(async () => {
-    guest = await bootGuest({ name: 'usbfs' });
+    guest = await bootGuest({ name: 'usbfs', processors: 2 });
     await loadVhci(guest);
   });
 

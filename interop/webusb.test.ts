@@ -48,7 +48,6 @@ describe('devices of the machine, through the usb package', function () {
     await makeDisk(file, 64);
     guest = await bootGuest({
       name: 'webusb',
-      processors: 1, // as usbfs-hardware.test.ts
       qemuArguments: [
         ...monitor.qemuArguments,
         ...['-device', 'qemu-xhci,id=xhci'],

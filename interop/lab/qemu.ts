@@ -30,6 +30,7 @@ export interface QemuOptions {
   /** For console.log, qemu.log and the forwarded ports. */
   folder: string;
   memoryMebibytes?: number;
+  /** Default: one, as tests run two at a time; several where a race is the point. */
   processors?: number;
   /** QEMU's -accel; by default each processor is emulated by a thread of its own. */
   acceleration?: string;
@@ -137,7 +138,7 @@ function qemuCommand(images: LabImages, boot: Boot, options: QemuOptions): strin
     ...['-name', options.name, '-nodefaults', '-no-user-config', '-display', 'none'],
     ...['-machine', 'q35', '-accel', options.acceleration ?? 'tcg,thread=multi'],
     ...['-cpu', boot.processor, '-no-reboot'],
-    ...['-smp', `${options.processors ?? 2}`, '-m', `${options.memoryMebibytes ?? 2048}`],
+    ...['-smp', `${options.processors ?? 1}`, '-m', `${options.memoryMebibytes ?? 2048}`],
     ...['-kernel', boot.kernel, '-initrd', boot.initrd, '-append', boot.commandLine],
     ...['-serial', `file:${join(folder, 'console.log')}`],
     ...['-fsdev', 'local,id=host,path=/,security_model=none,readonly=on,multidevs=remap'],

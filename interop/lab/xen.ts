@@ -69,7 +69,7 @@ function xenShare({ folder }: XenFiles): string[] {
 
 function xenBoot(images: LabImages, files: XenFiles, options: XenOptions): Boot {
   const memory = options.dom0MemoryMebibytes ?? 2048;
-  const processors = options.processors ?? 2;
+  const processors = options.processors ?? 1;
   const dom0 = [images.kernel.elf, 'console=hvc0', 'earlyprintk=xen', ...KERNEL_ARGUMENTS];
   return {
     kernel: files.hypervisor,
