@@ -1,8 +1,8 @@
 /**
  * Which test files run together, and which at the same time.
  *
- * A group of files is one mocha process; two groups run side by side, the longest first. That is worth
- * it because an emulated guest keeps little more than one CPU busy. What compares times runs alone.
+ * A group of files is one mocha process; two groups run side by side, the longest first, since a guest
+ * with one processor keeps one CPU busy. What compares times runs alone.
  */
 import { readdirSync } from 'node:fs';
 
