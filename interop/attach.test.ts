@@ -16,7 +16,7 @@ import {
   showsTheHole,
 } from './lab/stall-cases.ts';
 import { formatProbe, type ProbeResult, runProbe, underLoad } from './lab/stall-probe.ts';
-import { formatUsbtest, loadUsbtest, runUsbtest } from './lab/testusb.ts';
+import { formatUsbtest, loadUsbtest, runUsbtest, USBTEST_PROCESSORS } from './lab/testusb.ts';
 import {
   type AttachTool,
   attachWith,
@@ -50,7 +50,7 @@ describe('urbgate attach', function () {
 
   before(async function () {
     if (process.getuid?.() !== 0) this.skip(); // network cables are root's
-    cabled = await bootCabledGuest({ name: 'attach' });
+    cabled = await bootCabledGuest({ name: 'attach', processors: USBTEST_PROCESSORS });
     guest = cabled.guest;
     await loadVhci(guest);
     await guest.succeed(DISK_MODULES);

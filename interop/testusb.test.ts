@@ -9,7 +9,13 @@ import { startGateway } from './lab/gateway.ts';
 import { bootGuest, type Guest } from './lab/guest.ts';
 import { exportByKernel } from './lab/kernel-stub.ts';
 import { sharedGuest } from './lab/shared-guest.ts';
-import { loadUsbtest, runUsbtest, type UsbtestCase, type UsbtestResult } from './lab/testusb.ts';
+import {
+  loadUsbtest,
+  runUsbtest,
+  USBTEST_PROCESSORS,
+  type UsbtestCase,
+  type UsbtestResult,
+} from './lab/testusb.ts';
 import { attach, detachAll, loadVhci, type UsbipServer } from './lab/usbip.ts';
 import {
   bulkCases,
@@ -123,7 +129,7 @@ describe('usbtest through urbgate', function () {
   }
 
   it('runs on usbip-host for comparison, as far as that survives', async () => {
-    const control = await bootGuest({ name: 'usbip-host' });
+    const control = await bootGuest({ name: 'usbip-host', processors: USBTEST_PROCESSORS });
     try {
       await loadVhci(control);
       const gadget = await sourceSinkGadget(control);

@@ -26,7 +26,7 @@ import { TYPED, typedThrough } from './lab/qemu-keyboard.ts';
 import { QemuMonitor } from './lab/qemu-monitor.ts';
 import { faults, SHORT_CASE } from './lab/stall-cases.ts';
 import { formatProbe, runProbe } from './lab/stall-probe.ts';
-import { loadUsbtest } from './lab/testusb.ts';
+import { loadUsbtest, USBTEST_PROCESSORS } from './lab/testusb.ts';
 import { type AttachedDevice, detachAll, loadVhci } from './lab/usbip.ts';
 import { bulkCases, sourceSinkGadget } from './lab/usbtest-gadgets.ts';
 
@@ -48,6 +48,7 @@ describe('devices of the machine, through the usb package', function () {
     await makeDisk(file, 64);
     guest = await bootGuest({
       name: 'webusb',
+      processors: USBTEST_PROCESSORS,
       qemuArguments: [
         ...monitor.qemuArguments,
         ...['-device', 'qemu-xhci,id=xhci'],

@@ -5,6 +5,7 @@
  */
 
 import { bootGuest, type Guest } from './guest.ts';
+import { USBTEST_PROCESSORS } from './testusb.ts';
 
 let shared: Promise<Guest> | undefined;
 
@@ -17,6 +18,6 @@ export async function sharedGuest(): Promise<Guest> {
   const present = await shared?.catch(() => undefined);
   if (present?.alive && present.kernelComplaints().length === 0) return present;
   if (present?.alive) await present.kill();
-  shared = bootGuest({ name: 'shared' });
+  shared = bootGuest({ name: 'shared', processors: USBTEST_PROCESSORS });
   return shared;
 }

@@ -9,6 +9,13 @@
 import type { Guest } from './guest.ts';
 import { testusbProgram } from './kernel.ts';
 
+/**
+ * What a guest needs for the cases that unlink: there the driver asks again and again without sleeping
+ * until the URB is back (unlink1 of usbtest.c). vhci gives URBs back in a thread, which on one processor
+ * may never run: a soft lockup of the guest.
+ */
+export const USBTEST_PROCESSORS = 2;
+
 /** How to run one case; the letters are testusb's options. */
 export interface UsbtestCase {
   number: number;
