@@ -73,6 +73,8 @@ describe('attachments over time', function () {
     say(`attached ${shown?.attachedCount} times`);
     assert.deepEqual([shown?.phase, shown?.port, others], ['attached', port, []]);
     assert.equal((await ports(guest)).length, 1, 'a port is left behind');
+    // Before the server goes, or it would come back in the next test.
+    await guest.succeed(urbgateCommand('detach all'), { timeoutSeconds: START_SECONDS });
   }
 
   it('stock usbip port and usbip detach work on its ports', async () => {
