@@ -7,7 +7,7 @@
  */
 const SLAB_OCTETS = 64 * 1024;
 /** Payloads up to this length are copied: a longer list of pieces costs more than the copy. */
-const COPY_OCTETS_MAX = 4096;
+export const COPY_OCTETS_MAX = 4096;
 
 export class Gather {
   slab: Buffer = Buffer.alloc(SLAB_OCTETS);

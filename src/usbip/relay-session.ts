@@ -32,6 +32,7 @@ import type { EndpointInfo } from '../core/device.ts';
 import type { SessionClient } from '../core/session.ts';
 import type { Room, Urb } from '../core/urb.ts';
 import { BufferPool } from './buffer-pool.ts';
+import { COPY_OCTETS_MAX } from './gather.ts';
 import type { RelayDevice, Submitted } from './relay-device.ts';
 import type { RemoteEndpoints } from './remote-endpoints.ts';
 import { fillIn, transferOf } from './remote-urbs.ts';
@@ -55,9 +56,6 @@ interface Outstanding {
   readonly into: Room | null;
   pending: Submitted | null;
 }
-
-/** Shorter data is copied behind its header, so that nothing is gained by memory of its own. */
-const LENT_OCTETS_MIN = 4096;
 
 export class RelaySession implements UrbSession {
   readonly device: UrbSession['device'];
@@ -112,7 +110,8 @@ export class RelaySession implements UrbSession {
     assert(!this.#outstanding.has(urb.id), 'Cannot submit a URB: its id is outstanding');
     this.urbCount++;
     urb.outstanding = true;
-    const isLong = urb.in && urb.packets === null && urb.octets > LENT_OCTETS_MIN;
+    // What is copied behind its header gains nothing by memory of its own.
+    const isLong = urb.in && urb.packets === null && urb.octets > COPY_OCTETS_MAX;
     const into = isLong ? this.#room(urb.octets) : null;
     const entry: Outstanding = { urb, into, pending: null };
     this.#outstanding.set(urb.id, entry);
