@@ -132,18 +132,22 @@ END`);
         'URBGATE_ATTACHMENTS=/run/attachments',
       );
     let supervisor = await boot();
-    await supervisor.printed(/Waiting for [\s\S]*Waiting for/, START_SECONDS);
-    await server.start();
-    const both = /attached to vhci port[\s\S]*attached to vhci port/;
-    const attached = /1-1 attached to vhci port (\d+)/;
-    for (let round = 0; round < 2; round++) {
-      await supervisor.printed(both, START_SECONDS);
-      const place = Number(attached.exec(supervisor.stdout)?.[1]);
-      await waitConfigured(guest, '1-1', place, 20);
+    try {
+      await supervisor.printed(/Waiting for [\s\S]*Waiting for/, START_SECONDS);
+      await server.start();
+      const both = /attached to vhci port[\s\S]*attached to vhci port/;
+      const attached = /1-1 attached to vhci port (\d+)/;
+      for (let round = 0; round < 2; round++) {
+        await supervisor.printed(both, START_SECONDS);
+        const place = Number(attached.exec(supervisor.stdout)?.[1]);
+        await waitConfigured(guest, '1-1', place, 20);
+        supervisor.signal('SIGKILL');
+        await supervisor.result(10);
+        await waitFree(guest, [place]);
+        if (round === 0) supervisor = await boot();
+      }
+    } finally {
       supervisor.signal('SIGKILL');
-      await supervisor.result(10);
-      await waitFree(guest, [place]);
-      if (round === 0) supervisor = await boot();
     }
   });
 
