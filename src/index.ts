@@ -23,8 +23,16 @@ export {
 export { VirtualDevice, type VirtualDeviceOptions } from './core/devices/virtual/virtual-device.ts';
 export { RemoteProtocolError, UserError } from './core/errors.ts';
 export { DEFAULT_LIMITS, type SessionLimits } from './core/limits.ts';
+export { timedRecovery } from './core/recovery.ts';
 export { type Export, Registry } from './core/registry.ts';
-export { type SessionOptions, timedRecovery } from './core/session.ts';
+export type { SessionOptions } from './core/session.ts';
+export type {
+  Handler,
+  PacketRequest,
+  PacketResult,
+  Transfer,
+  TransferResult,
+} from './core/transfer.ts';
 export { type ImportOptions, importDevice, RemoteDevice } from './usbip/client.ts';
 export {
   Connection,
@@ -38,7 +46,6 @@ export { type ListedDevice, listDevices } from './usbip/list-client.ts';
 export type { Pending } from './usbip/pending.ts';
 export { openRemote } from './usbip/remote-device.ts';
 export { type ListenAddress, type ServerOptions, UsbipServer } from './usbip/server.ts';
-export type { PacketRequest, PacketResult, Transfer, TransferResult } from './usbip/transfer.ts';
 export { RemoteUsb, type RemoteUsbOptions, UsbConnectionEvent } from './usbip/webusb.ts';
 export { WebUsbDevice } from './usbip/webusb-device.ts';
 export type * from './usbip/webusb-types.ts';

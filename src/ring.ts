@@ -12,10 +12,11 @@
  * ```
  */
 
+export type { Handler, Transfer, TransferResult } from './core/transfer.ts';
 export { Frontend } from './xenring/frontend.ts';
+export type { Pending } from './xenring/pending.ts';
 export { openShmPlatform, type ShmOptions, ShmPlatform } from './xenring/platform/shm.ts';
 export { openXenPlatform } from './xenring/platform/xen.ts';
 export type { Platform } from './xenring/platform.ts';
 export { connectRing, type RingAddress, RingClient } from './xenring/ring-client.ts';
 export { RingDevice } from './xenring/ring-device.ts';
-export type { Handler, Pending, Transfer, TransferResult } from './xenring/transfer.ts';

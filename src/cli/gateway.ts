@@ -4,8 +4,9 @@
  */
 import type { Speed, UsbDevice } from '../core/device.ts';
 import { parseExportSpec } from '../core/export-spec.ts';
+import { timedRecovery } from '../core/recovery.ts';
 import { type Export, type Holder, Registry } from '../core/registry.ts';
-import { type DeviceSession, timedRecovery } from '../core/session.ts';
+import type { DeviceSession } from '../core/session.ts';
 import { formatAddress, type ListenAddress, UsbipServer } from '../usbip/server.ts';
 import { Backends } from '../xenring/backends.ts';
 import type { Platform } from '../xenring/platform.ts';

@@ -3,11 +3,10 @@
  * src/xenring know nothing of each other, and this is where they meet.
  */
 import type { Speed } from '../core/device.ts';
-import type { Handler } from '../usbip/pending.ts';
+import type { Handler, Transfer, TransferResult } from '../core/transfer.ts';
 import type { RelayDevice, Submitted } from '../usbip/relay-device.ts';
-import type { Transfer, TransferResult } from '../usbip/transfer.ts';
+import type { Pending } from '../xenring/pending.ts';
 import type { RingDevice } from '../xenring/ring-device.ts';
-import type { Pending, TransferResult as RingResult } from '../xenring/transfer.ts';
 
 /** A back end that is no more gives nothing back. */
 const RELEASE_MILLISECONDS = 5_000;
@@ -44,11 +43,11 @@ export class RingRelay implements RelayDevice {
   }
 
   submit(transfer: Transfer, done: Handler): Submitted {
-    return this.#device.submit(transfer, (result) => done(compact(transfer, result)));
+    return this.#device.submit(transfer, done);
   }
 
-  async transferWithin(transfer: Transfer, milliseconds: number): Promise<TransferResult> {
-    return compact(transfer, await this.#device.transferWithin(transfer, milliseconds));
+  transferWithin(transfer: Transfer, milliseconds: number): Promise<TransferResult> {
+    return this.#device.transferWithin(transfer, milliseconds);
   }
 
   unlink(submitted: Submitted): void {
@@ -76,16 +75,4 @@ export class RingRelay implements RelayDevice {
     if (how === 'late' || !this.#device.isOpen) return;
     await this.#device.transferWithin(RESET, RESET_MILLISECONDS);
   }
-}
-
-/** Packets of isochronous reads lie at their offsets in ring results, and without gaps in others. */
-function compact({ packets }: Transfer, result: RingResult): TransferResult {
-  if (packets === undefined || result.packets === undefined || result.data.length === 0) {
-    return result;
-  }
-  const pieces = packets.map(({ offset }, n) =>
-    result.data.subarray(offset, offset + (result.packets?.[n]?.actualOctets ?? 0)),
-  );
-  const data = Buffer.concat(pieces);
-  return { ...result, data, actualOctets: data.length };
 }

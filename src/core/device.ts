@@ -67,7 +67,7 @@ export interface DeviceHost {
  *   itself takes back those behind it before they move an octet, and completes them as 'unlinked';
  *   URBs that `mustNotBeOvertaken` have none behind them.
  *
- * How many: `FLIGHT_MAX` in session.ts.
+ * How many: `FLIGHT_MAX` in endpoint-slot.ts.
  */
 export type QueueModel = 'serial' | 'serial-but-isochronous' | 'host-controller';
 

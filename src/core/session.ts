@@ -17,10 +17,7 @@ import {
   cleared,
   closed,
   completed,
-  deadlineOf,
-  type EndpointQueue,
   elapsed,
-  endpointQueue,
   fenceOpened,
   needsTime,
   type Outcome,
@@ -32,8 +29,9 @@ import type { Evidence, Recovery } from '../stall/fence.ts';
 import { assert } from './assert.ts';
 import { type Clock, systemClock } from './clock.ts';
 import { type ControlEffect, controlEffect } from './control-effect.ts';
-import type { DeviceHost, EndpointInfo, QueueModel, TransferType, UsbDevice } from './device.ts';
-import { STOPS_ON } from './stops-on.ts';
+import type { DeviceHost, EndpointInfo, UsbDevice } from './device.ts';
+import { EndpointSlot, type EndpointSlotOptions } from './endpoint-slot.ts';
+import { timedRecovery } from './recovery.ts';
 import type { Urb, UrbStatus } from './urb.ts';
 
 export interface SessionClient {
@@ -55,63 +53,7 @@ export interface SessionOptions {
   readonly clock?: Clock;
 }
 
-/**
- * For clients that do not speak the stall protocol and offer no fence: by time. 0 holds nothing.
- * The figures are measured: docs/stall-protocol.md.
- */
-export function timedRecovery(holdMilliseconds = 1000): Recovery {
-  if (holdMilliseconds === 0) return { kind: 'none' };
-  const arrivalMilliseconds = Math.min(50, holdMilliseconds);
-  return { kind: 'hold', settleMilliseconds: 5, holdMilliseconds, arrivalMilliseconds };
-}
-
-/**
- * Endpoint 0 stalls as a matter of course (that is how a device says no), and drivers with several
- * requests queued there let them go on: it is held for a few round trips only, and reports at once.
- */
-const CONTROL_HOLD_MILLISECONDS = 20;
-
-function controlRecovery(recovery: Recovery): Recovery {
-  if (recovery.kind !== 'hold') return recovery;
-  const shorter = (milliseconds: number) =>
-    Number.isFinite(milliseconds)
-      ? Math.min(milliseconds, CONTROL_HOLD_MILLISECONDS)
-      : milliseconds;
-  return {
-    kind: 'hold',
-    settleMilliseconds: 0,
-    holdMilliseconds: shorter(recovery.holdMilliseconds),
-    arrivalMilliseconds: shorter(recovery.arrivalMilliseconds),
-  };
-}
-
-/**
- * URBs of one endpoint that the device takes at a time. An interrupt queue of a host controller does
- * not stop by itself, so there is one; isochronous ones are to follow each other without a gap.
- */
-const FLIGHT_MAX: Readonly<Record<QueueModel, Readonly<Record<TransferType, number>>>> = {
-  serial: { control: 1, bulk: 1, interrupt: 1, isochronous: 1 },
-  'serial-but-isochronous': { control: 1, bulk: 1, interrupt: 1, isochronous: 64 },
-  'host-controller': { control: 1, bulk: 8, interrupt: 1, isochronous: 32 },
-};
-
 type State = 'open' | 'removed' | 'closing' | 'closed';
-
-/** A queue with what the machine leaves to its driver. */
-interface Slot {
-  /** As it was last seen: another alternate setting may have it in another interface. */
-  endpoint: EndpointInfo;
-  readonly queue: EndpointQueue<Urb>;
-  /** The client's mark of the last report that the queue waits for. */
-  mark: number;
-  /** Since that report the client has unlinked something here: its handlers are at work, or were. */
-  answered: boolean;
-  /** Held URBs that came after that. */
-  readonly fresh: Set<Urb>;
-  /** The deadline that a timer is set for; Infinity for none. */
-  armed: number;
-  cancelTimer: () => void;
-}
 
 export class DeviceSession implements DeviceHost {
   readonly device: UsbDevice;
@@ -119,10 +61,10 @@ export class DeviceSession implements DeviceHost {
   urbCount = 0;
   errorCount = 0;
   readonly #client: SessionClient;
-  readonly #recovery: Recovery;
   readonly #clock: Clock;
+  readonly #slotOptions: EndpointSlotOptions;
   /** By endpoint number, IN endpoints from 16 on. Endpoint 0 has one queue for both ways. */
-  readonly #slots: (Slot | undefined)[] = new Array(32).fill(undefined);
+  readonly #slots: (EndpointSlot | undefined)[] = new Array(32).fill(undefined);
   readonly #outstanding = new Map<number, Urb>();
   readonly #actions = new Actions<Urb, ActionKind>();
   #carryingOut = false;
@@ -140,8 +82,10 @@ export class DeviceSession implements DeviceHost {
   constructor(device: UsbDevice, client: SessionClient, options: SessionOptions = {}) {
     this.device = device;
     this.#client = client;
-    this.#recovery = options.recovery ?? timedRecovery();
+    const { recovery = timedRecovery() } = options;
     this.#clock = options.clock ?? systemClock;
+    const onDeadline = (slot: EndpointSlot) => this.#elapsed(slot);
+    this.#slotOptions = { device, recovery, clock: this.#clock, onDeadline };
     device.open(this);
   }
 
@@ -175,7 +119,7 @@ export class DeviceSession implements DeviceHost {
     urb.outstanding = true;
     this.urbCount++;
     const slot = this.#slotOf(urb.endpoint);
-    if (slot.endpoint.type === urb.endpoint.type) slot.endpoint = urb.endpoint;
+    if (slot.info.type === urb.endpoint.type) slot.info = urb.endpoint;
     const { queue } = slot;
     if (!needsTime(queue)) {
       submitted(queue, urb, urb.clearStall, 'unknown', 0, this.#actions);
@@ -183,7 +127,7 @@ export class DeviceSession implements DeviceHost {
       const evidence = this.#client.evidence?.(slot.mark) ?? 'unknown';
       if (slot.answered) slot.fresh.add(urb);
       submitted(queue, urb, urb.clearStall, evidence, this.#clock.now(), this.#actions);
-      this.#arm(slot);
+      slot.arm();
     }
     this.#carryOut();
   }
@@ -195,7 +139,7 @@ export class DeviceSession implements DeviceHost {
     const slot = this.#slotOf(urb.endpoint);
     if (slot.queue.phase === 'holding') slot.answered = true;
     unlinked(slot.queue, urb, this.#clock.now(), this.#actions);
-    this.#arm(slot);
+    slot.arm();
     this.#carryOut();
   }
 
@@ -207,7 +151,7 @@ export class DeviceSession implements DeviceHost {
     const slot = this.#slotOf(endpoint);
     overtaken(slot.queue, this.#clock.now(), this.#actions);
     slot.mark = this.#client.reportMark?.() ?? 0;
-    this.#arm(slot);
+    slot.arm();
     this.#carryOut();
   }
 
@@ -218,7 +162,7 @@ export class DeviceSession implements DeviceHost {
   openFences(handled: (mark: number) => boolean): boolean {
     let others = false;
     this.#forEachSlot((slot) => {
-      if (!awaitsFence(slot.queue)) return;
+      if (!slot.awaitsFence) return;
       if (handled(slot.mark)) fenceOpened(slot.queue, this.#clock.now(), this.#actions);
       else others = true;
     });
@@ -229,7 +173,7 @@ export class DeviceSession implements DeviceHost {
   get fences(): 'open' | 'closed' | 'blocked' {
     let fences: 'open' | 'closed' = 'open';
     for (const slot of this.#slots) {
-      if (slot === undefined || !awaitsFence(slot.queue)) continue;
+      if (slot === undefined || !slot.awaitsFence) continue;
       if (slot.queue.waiting.length > slot.queue.barriers) return 'blocked';
       fences = 'closed';
     }
@@ -277,7 +221,7 @@ export class DeviceSession implements DeviceHost {
     } else {
       completed(queue, urb, outcomeOf(urb), this.#clock.now(), this.#actions);
       if (this.#state !== 'open') closed(queue, this.#actions);
-      this.#arm(slot);
+      slot.arm();
     }
     this.#carryOut();
   }
@@ -305,64 +249,32 @@ export class DeviceSession implements DeviceHost {
     this.#forEachSlot((slot) => closed(slot.queue, this.#actions));
   }
 
-  #forEachSlot(step: (slot: Slot) => void): void {
+  #forEachSlot(step: (slot: EndpointSlot) => void): void {
     for (const slot of this.#slots) {
       if (slot === undefined) continue;
       step(slot);
-      this.#arm(slot);
+      slot.arm();
     }
     this.#carryOut();
   }
 
-  #slotOf(endpoint: EndpointInfo): Slot {
+  #slotOf(endpoint: EndpointInfo): EndpointSlot {
     const { address, type } = endpoint;
     const index = (address & 15) | ((address & 0x80) >> 3);
     const slot = this.#slots[index];
     // Another alternate setting may have another kind of endpoint there; it gets a queue of its own
     // when the old one's URBs are all back.
-    if (slot !== undefined && (slot.endpoint.type === type || !isIdle(slot.queue))) return slot;
-    slot?.cancelTimer();
-    const { device } = this;
-    const recovery = type === 'control' ? controlRecovery(this.#recovery) : this.#recovery;
-    // What the device takes back after an error needs a queue that stops.
-    const several = recovery.kind !== 'none' || type === 'isochronous';
-    const fresh: Slot = {
-      endpoint,
-      queue: endpointQueue(
-        several ? FLIGHT_MAX[device.queueModel][type] : 1,
-        STOPS_ON[type],
-        recovery,
-        (urb) => device.mustNotBeOvertaken?.(urb) ?? false,
-      ),
-      mark: 0,
-      answered: false,
-      fresh: new Set(),
-      armed: Number.POSITIVE_INFINITY,
-      cancelTimer: () => {},
-    };
+    if (slot !== undefined && (slot.info.type === type || !slot.isIdle)) return slot;
+    slot?.end();
+    const fresh = new EndpointSlot(endpoint, this.#slotOptions);
     this.#slots[index] = fresh;
     return fresh;
   }
 
-  /** Sets the timer to the queue's deadline. */
-  #arm(slot: Slot): void {
-    if (slot.answered && slot.queue.phase !== 'holding') {
-      slot.answered = false;
-      slot.fresh.clear();
-    }
-    const deadline = deadlineOf(slot.queue);
-    if (deadline === slot.armed) return;
-    slot.cancelTimer();
-    slot.armed = deadline;
-    slot.cancelTimer = () => {};
-    if (deadline === Number.POSITIVE_INFINITY) return;
-    const wait = Math.max(0, deadline - this.#clock.now());
-    slot.cancelTimer = this.#clock.after(wait, () => {
-      slot.armed = Number.POSITIVE_INFINITY;
-      elapsed(slot.queue, this.#clock.now(), this.#actions);
-      this.#arm(slot);
-      this.#carryOut();
-    });
+  #elapsed(slot: EndpointSlot): void {
+    elapsed(slot.queue, this.#clock.now(), this.#actions);
+    slot.arm();
+    this.#carryOut();
   }
 
   #carryOut(): void {
@@ -416,12 +328,12 @@ export class DeviceSession implements DeviceHost {
     if (effect.type === 'none') return;
     const now = this.#clock.now();
     for (const slot of this.#slots) {
-      if (slot === undefined || slot.endpoint.type === 'control') continue;
-      const { address, interfaceNumber } = slot.endpoint;
+      if (slot === undefined || slot.info.type === 'control') continue;
+      const { address, interfaceNumber } = slot.info;
       if (effect.type === 'clear-halt' && address !== effect.address) continue;
       if (effect.type === 'set-interface' && interfaceNumber !== effect.interfaceNumber) continue;
       cleared(slot.queue, now, this.#actions);
-      this.#arm(slot);
+      slot.arm();
     }
   }
 }
@@ -437,12 +349,4 @@ function outcomeOf(urb: Urb): Outcome {
     default:
       return 'error';
   }
-}
-
-function awaitsFence(queue: EndpointQueue<Urb>): boolean {
-  return queue.phase === 'holding' || queue.barriers > 0;
-}
-
-function isIdle(queue: EndpointQueue<Urb>): boolean {
-  return queue.flight.length + queue.waiting.length + queue.ended.length === 0;
 }

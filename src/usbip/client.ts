@@ -2,6 +2,7 @@
 import type { Socket } from 'node:net';
 import type { Speed } from '../core/device.ts';
 import { RemoteProtocolError } from '../core/errors.ts';
+import type { Handler, Transfer, TransferResult } from '../core/transfer.ts';
 import { transferWithin } from '../core/transfer-within.ts';
 import { BufferPool } from './buffer-pool.ts';
 import { CAPABILITY, readCapabilities } from './extension.ts';
@@ -9,12 +10,11 @@ import { Framer } from './framer.ts';
 import { FrontEnd } from './front-end.ts';
 import { type Granted, importSocket } from './import-socket.ts';
 import { pathOf } from './operations.ts';
-import type { Handler, Pending } from './pending.ts';
+import type { Pending } from './pending.ts';
 import { DeviceRecord, OpCommon, SPEED_NAMES } from './protocol.ts';
 import type { RelayDevice } from './relay-device.ts';
 import { formatAddress, type ListenAddress } from './server.ts';
 import { setUserTimeout, writeGathered } from './sockets.ts';
-import type { Transfer, TransferResult } from './transfer.ts';
 
 /** A server that acknowledges nothing for so long is taken for gone. */
 const USER_TIMEOUT_MILLISECONDS = 20_000;

@@ -1,4 +1,6 @@
 /** A client's commands as octets, collected for one gathered write (gather.ts). */
+
+import { roomOf, type Transfer } from '../core/transfer.ts';
 import { CLEAR_STALL_FLAG } from './extension.ts';
 import { packetDescriptors } from './front-end-packets.ts';
 import { Gather } from './gather.ts';
@@ -10,7 +12,6 @@ import {
   HEADER_OCTETS,
   TRANSFER_FLAG,
 } from './protocol.ts';
-import { roomOf, type Transfer } from './transfer.ts';
 
 export class CommandWriter {
   readonly #out = new Gather();

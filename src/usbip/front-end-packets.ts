@@ -4,15 +4,15 @@
  * took the count from the reply.
  */
 import { RemoteProtocolError } from '../core/errors.ts';
-import { IsoDescriptor, RetSubmit } from './protocol.ts';
-import { statusOf } from './status.ts';
 import {
   type PacketRequest,
   type PacketResult,
   roomOf,
   type Transfer,
   type TransferResult,
-} from './transfer.ts';
+} from '../core/transfer.ts';
+import { IsoDescriptor, RetSubmit } from './protocol.ts';
+import { statusOf } from './status.ts';
 
 /**
  * The same transfer with its packets close together and filling the buffer, which usbipd-win wants.

@@ -12,6 +12,15 @@ import { assert } from '../core/assert.ts';
 import { RemoteProtocolError } from '../core/errors.ts';
 import { keptIn } from '../core/kept-in.ts';
 import { STOPS_ON } from '../core/stops-on.ts';
+import {
+  type Handler,
+  isInput,
+  NO_OCTETS,
+  resultOf,
+  roomOf,
+  type Transfer,
+  type TransferResult,
+} from '../core/transfer.ts';
 import type { UrbStatus } from '../core/urb.ts';
 import { Actions } from '../stall/actions.ts';
 import {
@@ -29,18 +38,10 @@ import {
 import { CommandWriter } from './command-writer.ts';
 import type { FrameHandler } from './framer.ts';
 import { packetsOctets, readPackets, withoutGaps } from './front-end-packets.ts';
-import { type Handler, type Pending, replyOf } from './pending.ts';
+import { type Pending, replyOf } from './pending.ts';
 import { Pendings } from './pendings.ts';
 import { COMMAND, HEADER_OCTETS, RetSubmit, RetUnlink } from './protocol.ts';
 import { statusOf } from './status.ts';
-import {
-  isInput,
-  NO_OCTETS,
-  resultOf,
-  roomOf,
-  type Transfer,
-  type TransferResult,
-} from './transfer.ts';
 
 const UNLINKED = resultOf('unlinked');
 const SHUTDOWN = resultOf('shutdown');

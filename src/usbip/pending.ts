@@ -1,14 +1,8 @@
 /** A transfer of the client side while it is under way. */
+
+import type { Handler, Transfer, TransferResult } from '../core/transfer.ts';
 import type { Reply } from '../stall/retry-queue.ts';
 import { ERRNO_BY_STATUS } from './status.ts';
-import type { Transfer, TransferResult } from './transfer.ts';
-
-/**
- * Takes a transfer's result. If it returns 'later', what was begun by it goes on elsewhere, and
- * `FrontEnd.handled` is to be called when that has come to its end; the endpoint's queue does not go
- * on after an error before. Any other value means that it is done.
- */
-export type Handler = (result: TransferResult) => unknown;
 
 /** A transfer under way; `FrontEnd.unlink` takes it. */
 export interface Pending {

@@ -4,8 +4,7 @@
  * is one, across TCP; a device behind a ring of shared memory is made to look like one in src/cli.
  */
 import type { Speed } from '../core/device.ts';
-import type { Handler } from './pending.ts';
-import type { Transfer, TransferResult } from './transfer.ts';
+import type { Handler, Transfer, TransferResult } from '../core/transfer.ts';
 
 /** A transfer under way; only the device that made it looks into it. */
 export type Submitted = object;

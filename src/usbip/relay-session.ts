@@ -30,13 +30,13 @@
 import { assert } from '../core/assert.ts';
 import type { EndpointInfo } from '../core/device.ts';
 import type { SessionClient } from '../core/session.ts';
+import type { TransferResult } from '../core/transfer.ts';
 import type { Room, Urb } from '../core/urb.ts';
 import { BufferPool } from './buffer-pool.ts';
 import { COPY_OCTETS_MAX } from './gather.ts';
 import type { RelayDevice, Submitted } from './relay-device.ts';
 import type { RemoteEndpoints } from './remote-endpoints.ts';
 import { fillIn, transferOf } from './remote-urbs.ts';
-import type { TransferResult } from './transfer.ts';
 import type { UrbSession } from './urb-phase.ts';
 
 export interface RelayClient extends SessionClient {

@@ -12,6 +12,7 @@
  */
 import type { DeviceHost, DeviceInfo, EndpointInfo, UsbDevice } from '../core/device.ts';
 import { UserError } from '../core/errors.ts';
+import type { Transfer } from '../core/transfer.ts';
 import type { Urb } from '../core/urb.ts';
 import { type ImportOptions, importDevice, type RemoteDevice } from './client.ts';
 import type { Pending } from './pending.ts';
@@ -19,7 +20,6 @@ import { readDescriptors, readEndpoints, readString } from './remote-descriptors
 import type { RemoteEndpoints } from './remote-endpoints.ts';
 import { fillIn, transferOf } from './remote-urbs.ts';
 import type { ListenAddress } from './server.ts';
-import type { Transfer } from './transfer.ts';
 
 /** SET_FEATURE(PORT_RESET), which servers take for a reset of the device. */
 const RESET: Transfer = {

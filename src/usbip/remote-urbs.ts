@@ -1,7 +1,7 @@
 /** From a URB to a transfer of the client side, and from its result back to the URB. */
 import type { Speed } from '../core/device.ts';
+import type { Transfer, TransferResult } from '../core/transfer.ts';
 import { type SetupPacket, type Urb, writeSetup } from '../core/urb.ts';
-import type { Transfer, TransferResult } from './transfer.ts';
 
 const MICROFRAME_MICROSECONDS = 125;
 const FRAME_MICROSECONDS = 1000;

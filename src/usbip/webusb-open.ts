@@ -1,9 +1,9 @@
 /** A device while it is open for WebUSB: its import, and what is under way on it. */
 import { UserError } from '../core/errors.ts';
+import type { Transfer, TransferResult } from '../core/transfer.ts';
 import { importDevice, type RemoteDevice } from './client.ts';
 import type { Pending } from './pending.ts';
 import type { ListenAddress } from './server.ts';
-import type { Transfer, TransferResult } from './transfer.ts';
 import { fault, statusOf } from './webusb-transfers.ts';
 
 const CONTROL = { endpoint: 0, type: 'control' } as const;

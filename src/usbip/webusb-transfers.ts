@@ -1,6 +1,7 @@
 /** Parts of WebUSB's transfers that need no device: setup packets, statuses, packets. */
+
+import type { PacketRequest, TransferResult } from '../core/transfer.ts';
 import type { RemoteDescriptors } from './remote-descriptors.ts';
-import type { PacketRequest, TransferResult } from './transfer.ts';
 import type {
   UsbControlTransferParameters,
   UsbDirection,

@@ -8,12 +8,18 @@
  */
 
 import { assert } from '../core/assert.ts';
+import {
+  isInput,
+  NO_OCTETS,
+  roomOf,
+  type Transfer,
+  type TransferResult,
+} from '../core/transfer.ts';
 import { pipeOf } from './request-fields.ts';
 import { RequestPages } from './request-pages.ts';
 import { RingError } from './ring-error.ts';
 import { FrontRing } from './shared-ring.ts';
 import { SlotShares } from './slot-shares.ts';
-import { isInput, lengthOf, NO_OCTETS, type Transfer, type TransferResult } from './transfer.ts';
 import { PIPE, statusOf, UrbRequest, UrbResponse } from './usbif.ts';
 
 const SIZES = { requestOctets: UrbRequest.octets, responseOctets: UrbResponse.octets };
@@ -186,7 +192,7 @@ export class FrontUrbs {
     statusNumber: number,
     actualLength: number,
   ): TransferResult {
-    const room = lengthOf(transfer);
+    const room = roomOf(transfer);
     if (actualLength < 0 || actualLength > room) {
       throw new RingError(
         'bad-response',

@@ -9,24 +9,24 @@
  * Isochronous transfers are cut between packets; their parts know nothing of each other.
  */
 import { assert } from '../core/assert.ts';
-import type { UrbStatus } from '../core/urb.ts';
-import { ISO_PACKETS_MAX, ISOCHRONOUS_OCTETS_MAX, TRANSFER_OCTETS_MAX } from './request-pages.ts';
 import {
   type Handler,
   isInput,
-  lengthOf,
   NO_OCTETS,
   type PacketRequest,
   type PacketResult,
-  type Pending,
+  roomOf,
   type Transfer,
   type TransferResult,
-} from './transfer.ts';
+} from '../core/transfer.ts';
+import type { UrbStatus } from '../core/urb.ts';
+import type { Pending } from './pending.ts';
+import { ISO_PACKETS_MAX, ISOCHRONOUS_OCTETS_MAX, TRANSFER_OCTETS_MAX } from './request-pages.ts';
 
 /** Whether one request carries it. */
 export function fitsRequest(transfer: Transfer): boolean {
   const { packets } = transfer;
-  const octets = lengthOf(transfer);
+  const octets = roomOf(transfer);
   if (packets === undefined) return octets <= TRANSFER_OCTETS_MAX;
   return octets <= ISOCHRONOUS_OCTETS_MAX && packets.length <= ISO_PACKETS_MAX;
 }
@@ -51,7 +51,7 @@ export function partsOf(transfer: Transfer): Part[] {
 
 function pieces(transfer: Transfer): Part[] {
   const parts: Part[] = [];
-  const octets = lengthOf(transfer);
+  const octets = roomOf(transfer);
   for (let offset = 0; offset < octets; offset += TRANSFER_OCTETS_MAX) {
     const length = Math.min(TRANSFER_OCTETS_MAX, octets - offset);
     const isLast = offset + length === octets;
@@ -194,7 +194,7 @@ export class LongTransfer implements Pending {
   }
 
   #joinedPackets(): TransferResult {
-    const octets = this.in ? lengthOf(this.transfer) : 0;
+    const octets = this.in ? roomOf(this.transfer) : 0;
     const data = this.transfer.into?.subarray(0, octets).fill(0) ?? Buffer.alloc(octets);
     const packets: PacketResult[] = [];
     let actualOctets = 0;

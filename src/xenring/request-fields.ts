@@ -1,5 +1,5 @@
 /** What a transfer is in the fields of a request that the front end writes; see usbif.ts. */
-import { isInput, type Transfer } from './transfer.ts';
+import { isInput, type Transfer } from '../core/transfer.ts';
 import { PIPE, PIPE_TYPE, TRANSFER_FLAG } from './usbif.ts';
 
 /** Every device behind a ring is alone at its port; only the guest's own bus needs an address. */

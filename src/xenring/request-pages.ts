@@ -4,16 +4,16 @@
  */
 import { assert } from '../core/assert.ts';
 import { keptIn } from '../core/kept-in.ts';
-import { PAGE_OCTETS } from './platform.ts';
-import { flagsOf, pipeOf } from './request-fields.ts';
 import {
   isInput,
-  lengthOf,
   NO_OCTETS,
   type PacketRequest,
   type PacketResult,
+  roomOf,
   type Transfer,
-} from './transfer.ts';
+} from '../core/transfer.ts';
+import { PAGE_OCTETS } from './platform.ts';
+import { flagsOf, pipeOf } from './request-fields.ts';
 import {
   FrameDescriptor,
   frameStatusOf,
@@ -55,7 +55,7 @@ export class RequestPages {
     transfer: Transfer,
     clearStall: boolean,
   ): void {
-    const octets = lengthOf(transfer);
+    const octets = roomOf(transfer);
     const isIn = isInput(transfer);
     const pages = Math.ceil(octets / PAGE_OCTETS);
     const { offsets } = UrbRequest;

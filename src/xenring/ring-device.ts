@@ -6,6 +6,14 @@
  */
 import { assert } from '../core/assert.ts';
 import { STOPS_ON } from '../core/stops-on.ts';
+import {
+  type Handler,
+  isInput,
+  resultOf,
+  roomOf,
+  type Transfer,
+  type TransferResult,
+} from '../core/transfer.ts';
 import { transferWithin } from '../core/transfer-within.ts';
 import { Actions } from '../stall/actions.ts';
 import {
@@ -23,15 +31,8 @@ import {
 } from '../stall/retry-queue.ts';
 import { type FrontUrbs, NOT_OUT, type Sending } from './front-urbs.ts';
 import { fitsRequest, LongTransfer } from './long-transfer.ts';
-import {
-  type Handler,
-  isInput,
-  lengthOf,
-  type Pending,
-  resultOf,
-  type Transfer,
-  type TransferResult,
-} from './transfer.ts';
+import { withoutGaps } from './packet-data.ts';
+import type { Pending } from './pending.ts';
 import type { PortSpeed } from './usbif.ts';
 
 /** What the device knows of it. One object for each, however often it is sent. */
@@ -112,8 +113,10 @@ export class RingDevice {
   /** Begins a transfer; `done` is called once, never before this returns. */
   submit(transfer: Transfer, done: Handler): Pending {
     check(transfer);
-    if (fitsRequest(transfer)) return this.#submit(transfer, done);
-    return new LongTransfer(transfer, done, {
+    const isIsochronous = transfer.packets !== undefined;
+    const end: Handler = isIsochronous ? (all) => done(withoutGaps(transfer, all)) : done;
+    if (fitsRequest(transfer)) return this.#submit(transfer, end);
+    return new LongTransfer(transfer, end, {
       submit: (part, partDone) => this.#submit(part, partDone),
       unlink: (part) => this.unlink(part),
       handled: (part) => this.handled(part),
@@ -265,7 +268,7 @@ function check(transfer: Transfer): void {
   assert((type === 'isochronous') === (packets !== undefined), 'Cannot submit: packets missing');
   assert(!(transfer.shortNotOk && !isInput(transfer)), 'Cannot submit: short-not-ok is for IN');
   const { into } = transfer;
-  const isTooSmall = into !== undefined && into.length < lengthOf(transfer);
+  const isTooSmall = into !== undefined && into.length < roomOf(transfer);
   assert(!isTooSmall, 'Cannot submit: `into` has fewer octets than are asked for');
 }
 

@@ -1,10 +1,10 @@
 /** Servers that break the protocol end their connection, and nothing else. */
 import { strict as assert } from 'node:assert';
 import { createServer, type Server, type Socket } from 'node:net';
+import type { Transfer } from '../../src/core/transfer.ts';
 import { importDevice, type RemoteDevice } from '../../src/usbip/client.ts';
 import { openRemote } from '../../src/usbip/remote-device.ts';
 import type { ListenAddress } from '../../src/usbip/server.ts';
-import type { Transfer } from '../../src/usbip/transfer.ts';
 import { RemoteUsb } from '../../src/usbip/webusb.ts';
 
 const HEADER = 48;

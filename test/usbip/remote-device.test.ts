@@ -2,11 +2,11 @@ import { strict as assert } from 'node:assert';
 import { sourceSink } from '../../src/core/devices/virtual/source-sink/kind.ts';
 import { VirtualDevice } from '../../src/core/devices/virtual/virtual-device.ts';
 import { Registry } from '../../src/core/registry.ts';
+import type { Transfer, TransferResult } from '../../src/core/transfer.ts';
 import { importDevice, type RemoteDevice } from '../../src/usbip/client.ts';
 import type { Pending } from '../../src/usbip/pending.ts';
 import { openRemote, type RemoteUsbDevice } from '../../src/usbip/remote-device.ts';
 import { type ListenAddress, UsbipServer } from '../../src/usbip/server.ts';
-import type { Transfer, TransferResult } from '../../src/usbip/transfer.ts';
 import { setupOctets } from './scripted-client.ts';
 
 const LOG = { info: () => {}, warn: () => {} };

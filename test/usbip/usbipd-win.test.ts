@@ -2,12 +2,12 @@
 import { strict as assert } from 'node:assert';
 import { sourceSink } from '../../src/core/devices/virtual/source-sink/kind.ts';
 import { VirtualDevice } from '../../src/core/devices/virtual/virtual-device.ts';
+import type { Transfer, TransferResult } from '../../src/core/transfer.ts';
 import { type ImportOptions, importDevice, type RemoteDevice } from '../../src/usbip/client.ts';
 import { withoutGaps } from '../../src/usbip/front-end-packets.ts';
 import type { Pending } from '../../src/usbip/pending.ts';
 import { openRemote } from '../../src/usbip/remote-device.ts';
 import type { ListenAddress } from '../../src/usbip/server.ts';
-import type { Transfer, TransferResult } from '../../src/usbip/transfer.ts';
 import { setupOctets } from './scripted-client.ts';
 import { UsbipdWin } from './usbipd-win.ts';
 

@@ -1,6 +1,7 @@
 /** Both ends wired together: urbgate's front end, and its back end with virtual devices. */
 import { strict as assert } from 'node:assert';
-import type { Pending, Transfer } from '../../src/xenring/transfer.ts';
+import type { Transfer } from '../../src/core/transfer.ts';
+import type { Pending } from '../../src/xenring/pending.ts';
 import { allKinds, control, plugged, probe } from './front-driver.ts';
 import { connect, end } from './front-pair.ts';
 import { randomOf } from './memory-platform.ts';

@@ -1,6 +1,6 @@
-/** What programs ask of a remote device, and what they get. */
-import type { TransferType } from '../core/device.ts';
-import type { UrbStatus } from '../core/urb.ts';
+/** What programs ask of a device elsewhere, across TCP or behind a ring, and what they get. */
+import type { TransferType } from './device.ts';
+import type { UrbStatus } from './urb.ts';
 
 export const NO_OCTETS = Buffer.alloc(0);
 
@@ -39,7 +39,7 @@ export interface Transfer {
   readonly packets?: readonly PacketRequest[];
   /**
    * Service interval of an interrupt or isochronous endpoint, in frames (low and full speed) or
-   * microframes. Linux servers refuse 0; default 1.
+   * microframes. Linux servers refuse 0; default 1. A ring has no place for it.
    */
   readonly interval?: number;
 }
@@ -54,9 +54,16 @@ export interface TransferResult {
   readonly data: Buffer;
   /** Isochronous only: as many as were asked for. */
   readonly packets?: readonly PacketResult[];
-  /** Isochronous only: the frame in which it began. */
+  /** Isochronous only: the frame in which it began, where it is told. */
   readonly startFrame?: number;
 }
+
+/**
+ * Takes a transfer's result. If it returns 'later', what was begun by it goes on elsewhere, and the device's
+ * `handled` is to be called when that has come to its end; the endpoint's queue does not go on after an
+ * error before. Any other value means that it is done.
+ */
+export type Handler = (result: TransferResult) => unknown;
 
 /** True when data moves from the device to the host. */
 export function isInput({ endpoint, setup }: Transfer): boolean {
@@ -66,8 +73,8 @@ export function isInput({ endpoint, setup }: Transfer): boolean {
 }
 
 /** Octets that a transfer may move. */
-export function roomOf({ octets, data }: Transfer, isIn: boolean): number {
-  return isIn ? (octets ?? 0) : (data?.length ?? 0);
+export function roomOf(transfer: Transfer, isIn = isInput(transfer)): number {
+  return isIn ? (transfer.octets ?? 0) : (transfer.data?.length ?? 0);
 }
 
 /** A result without data. */
