@@ -3,6 +3,7 @@
  * behind a failed transfer, whatever is at the other; with the kernel at both ends it does.
  */
 import { strict as assert } from 'node:assert';
+import { withGateway, withKernel } from './lab/attach-servers.ts';
 import { blockDevice, DISK_MODULES } from './lab/block-device.ts';
 import { bootCabledGuest, type CabledGuest } from './lab/cable.ts';
 import { bootGuest, type Guest } from './lab/guest.ts';
@@ -16,7 +17,6 @@ import {
   showsTheHole,
 } from './lab/stall-cases.ts';
 import { formatProbe, type ProbeResult, runProbe, underLoad } from './lab/stall-probe.ts';
-import { formatUsbtest, loadUsbtest, runUsbtest, USBTEST_PROCESSORS } from './lab/testusb.ts';
 import {
   type AttachTool,
   attachWith,
@@ -25,7 +25,7 @@ import {
   urbgateCommand,
 } from './lab/urbgate-attach.ts';
 import { detachAll, loadVhci, type UsbipServer } from './lab/usbip.ts';
-import { bulkCases, sourceSinkGadget } from './lab/usbtest-gadgets.ts';
+import { sourceSinkGadget } from './lab/usbtest-gadgets.ts';
 
 const ROUNDS = 1000;
 const ROUNDS_LOADED = 300;
@@ -50,7 +50,7 @@ describe('urbgate attach', function () {
 
   before(async function () {
     if (process.getuid?.() !== 0) this.skip(); // network cables are root's
-    cabled = await bootCabledGuest({ name: 'attach', processors: USBTEST_PROCESSORS });
+    cabled = await bootCabledGuest({ name: 'attach' });
     guest = cabled.guest;
     await loadVhci(guest);
     await guest.succeed(DISK_MODULES);
@@ -68,32 +68,6 @@ describe('urbgate attach', function () {
     await detachAll(guest);
     if (this.currentTest?.isPassed()) assert.deepEqual(guest.kernelComplaints(), []);
   });
-
-  async function withGateway<T>(
-    exports: readonly string[],
-    work: (server: UsbipServer) => Promise<T>,
-  ): Promise<T> {
-    const gateway = await cabled.startGateway({ exports, arguments: ['--control', 'none'] });
-    try {
-      return await work(cabled.serverOf(gateway));
-    } finally {
-      await gateway.kill();
-    }
-  }
-
-  async function withKernel<T>(
-    work: (server: UsbipServer, busid: string) => Promise<T>,
-  ): Promise<T> {
-    const gadget = await sourceSinkGadget(guest, { bulk_buflen: '1000' });
-    const server = await exportByKernel(guest, gadget);
-    try {
-      return await work(server, gadget.busid);
-    } finally {
-      await detachAll(guest);
-      await guest.run(`usbip unbind -b ${gadget.busid}`);
-      await gadget.remove();
-    }
-  }
 
   async function probe(
     tool: AttachTool,
@@ -122,7 +96,7 @@ describe('urbgate attach', function () {
       const how = load ? 'guest loaded' : 'guest idle';
 
       it(`urbgate attach, urbgate serve, ${rounds} rounds, ${how}`, async () => {
-        await withGateway([SHORT_CASE.spec], async (server) => {
+        await withGateway(cabled, [SHORT_CASE.spec], async (server) => {
           const result = await probe('urbgate', server, '1-1', SHORT_CASE, rounds, load);
           say(formatProbe('urbgate attach, urbgate serve', result));
           assert.deepEqual(faults(SHORT_CASE, rounds, result), []);
@@ -131,8 +105,9 @@ describe('urbgate attach', function () {
       });
 
       it(`urbgate attach, the kernel's server, ${rounds} rounds, ${how}`, async () => {
-        await withKernel(async (server, busid) => {
-          const result = await probe('urbgate', server, busid, GADGET_CASE, rounds, load);
+        const gadget = await sourceSinkGadget(guest, { bulk_buflen: '1000' });
+        await withKernel(guest, gadget, async (server) => {
+          const result = await probe('urbgate', server, gadget.busid, GADGET_CASE, rounds, load);
           say(formatProbe('urbgate attach, usbip-host', result));
           assert.deepEqual(faults(GADGET_CASE, rounds, result), []);
           if (!load) await assertExactFences();
@@ -141,7 +116,7 @@ describe('urbgate attach', function () {
     }
 
     it(`urbgate attach --direct, urbgate serve, ${CONTROL_ROUNDS} rounds`, async () => {
-      await withGateway([SHORT_CASE.spec], async (server) => {
+      await withGateway(cabled, [SHORT_CASE.spec], async (server) => {
         const result = await probe('urbgate --direct', server, '1-1', SHORT_CASE, CONTROL_ROUNDS);
         say(formatProbe('urbgate attach --direct, urbgate serve', result));
         assert.deepEqual(faults(SHORT_CASE, CONTROL_ROUNDS, result), []);
@@ -152,7 +127,7 @@ describe('urbgate attach', function () {
     for (const one of RELAY_CASES.filter(({ name }) => QUICK_CASES.includes(name))) {
       const rounds = Math.min(50, one.rounds);
       it(`${one.name}, urbgate at both ends, ${rounds} rounds`, async () => {
-        await withGateway([one.spec], async (server) => {
+        await withGateway(cabled, [one.spec], async (server) => {
           const result = await probe('urbgate', server, '1-1', one, rounds);
           say(formatProbe(one.name, result));
           assert.deepEqual(faults(one, rounds, result), []);
@@ -177,50 +152,6 @@ describe('urbgate attach', function () {
     });
   });
 
-  describe('testusb', () => {
-    const cases = bulkCases(0);
-
-    for (const tool of ['urbgate', 'urbgate --direct'] as const) {
-      it(`passes: ${tool}, urbgate serve`, async () => {
-        await withGateway(['virtual:source-sink'], async (server) => {
-          await loadUsbtest(guest);
-          const { node } = await attachWith(guest, tool, '1-1', server);
-          const results = await runUsbtest(guest, node, cases);
-          say(formatUsbtest(results));
-          assert.deepEqual(
-            results.filter(({ outcome }) => outcome !== 'pass'),
-            [],
-          );
-        });
-      });
-    }
-  });
-
-  describe("testusb, the kernel's server", () => {
-    // Those that unlink (11, 12, 24) are more than that server survives.
-    const fatal: readonly number[] = [11, 12, 24];
-    const cases = bulkCases(0).filter(({ number }) => !fatal.includes(number));
-
-    it('passes through urbgate attach', async () => {
-      const gadget = await sourceSinkGadget(guest, { pattern: '0' });
-      const server = await exportByKernel(guest, gadget);
-      try {
-        await loadUsbtest(guest);
-        const { node } = await attachWith(guest, 'urbgate', gadget.busid, server);
-        const results = await runUsbtest(guest, node, cases);
-        say(formatUsbtest(results));
-        assert.deepEqual(
-          results.filter(({ outcome }) => outcome !== 'pass'),
-          [],
-        );
-      } finally {
-        await detachAll(guest);
-        await guest.run(`usbip unbind -b ${gadget.busid}`);
-        await gadget.remove();
-      }
-    });
-  });
-
   describe('disk', () => {
     const useDisk = async (disk: string) => {
       await guest.succeed(`mkfs.ext4 -q -F /dev/${disk} && mount /dev/${disk} /mnt`, {
@@ -238,7 +169,7 @@ describe('urbgate attach', function () {
 
     for (const tool of ['urbgate', 'urbgate --direct'] as const) {
       it(`keeps files: ${tool}, urbgate serve`, async () => {
-        await withGateway(['virtual:disk,size=64MiB'], async (server) => {
+        await withGateway(cabled, ['virtual:disk,size=64MiB'], async (server) => {
           const device = await attachWith(guest, tool, '1-1', server);
           await useDisk(await blockDevice(guest, device));
         });
@@ -252,15 +183,10 @@ describe('urbgate attach', function () {
           function: 'mass_storage.0',
           attributes: { 'lun.0/file': '/run/medium' },
         });
-        const server = await exportByKernel(guest, gadget);
-        try {
+        await withKernel(guest, gadget, async (server) => {
           const device = await attachWith(guest, tool, gadget.busid, server);
           await useDisk(await blockDevice(guest, device));
-        } finally {
-          await detachAll(guest);
-          await guest.run(`usbip unbind -b ${gadget.busid}`);
-          await gadget.remove();
-        }
+        });
       });
     }
   });

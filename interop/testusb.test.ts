@@ -8,7 +8,6 @@ import { strict as assert } from 'node:assert';
 import { startGateway } from './lab/gateway.ts';
 import { bootGuest, type Guest } from './lab/guest.ts';
 import { exportByKernel } from './lab/kernel-stub.ts';
-import { sharedGuest } from './lab/shared-guest.ts';
 import {
   loadUsbtest,
   runUsbtest,
@@ -54,11 +53,12 @@ describe('usbtest through urbgate', function () {
   let guest: Guest;
 
   before(async () => {
-    guest = await sharedGuest();
+    guest = await bootGuest({ name: 'testusb', processors: USBTEST_PROCESSORS });
     await loadVhci(guest);
   });
 
-  after(() => {
+  after(async () => {
+    await guest?.kill();
     const systems = ['local', 'urbgate', 'usbip-host'];
     const line = (cells: string[]) =>
       `      | ${cells.map((cell) => cell.padEnd(11)).join(' | ')} |`;

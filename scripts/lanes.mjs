@@ -16,16 +16,17 @@ const UNIT_GROUPS = [
 /** Interop files by name; the first group runs before all others. Any other file is a group of its own. */
 const ALONE = ['attach-time'];
 const INTEROP_GROUPS = [
-  ['xen'],
-  ['attach'],
-  // These share a guest.
-  ['audio', 'disk', 'keyboard', 'lab', 'recorded-exchange', 'robustness', 'serial', 'testusb'],
-  ['xen-life'],
-  ['stall'],
-  ['attach-life'],
-  ['usbfs-hardware'],
-  ['xen-lab', 'attach-xen'],
   ['usbfs-devices'],
+  ['attach'],
+  ['xen'],
+  // These share a guest.
+  ['audio', 'disk', 'keyboard', 'lab', 'recorded-exchange', 'robustness', 'serial'],
+  ['xen-life'],
+  ['testusb', 'attach-usbtest'],
+  ['attach-life'],
+  ['xen-lab', 'attach-xen'],
+  ['stall'],
+  ['usbfs-hardware'],
   ['usbfs'],
   ['webusb'],
   ['xen-usbfs', 'vanished-client', 'usbfs-sleep'],

@@ -5,7 +5,6 @@
  */
 
 import { bootGuest, type Guest } from './guest.ts';
-import { USBTEST_PROCESSORS } from './testusb.ts';
 
 let shared: Promise<Guest> | undefined;
 
@@ -18,6 +17,6 @@ export async function sharedGuest(): Promise<Guest> {
   const present = await shared?.catch(() => undefined);
   if (present?.alive && present.kernelComplaints().length === 0) return present;
   if (present?.alive) await present.kill();
-  shared = bootGuest({ name: 'shared', processors: USBTEST_PROCESSORS });
+  shared = bootGuest({ name: 'shared' });
   return shared;
 }

@@ -32,6 +32,7 @@ import { type ControlEffect, controlEffect } from './control-effect.ts';
 import type { DeviceHost, EndpointInfo, UsbDevice } from './device.ts';
 import { EndpointSlot, type EndpointSlotOptions } from './endpoint-slot.ts';
 import { timedRecovery } from './recovery.ts';
+import { runningTime } from './running-time.ts';
 import type { Urb, UrbStatus } from './urb.ts';
 
 export interface SessionClient {
@@ -83,7 +84,7 @@ export class DeviceSession implements DeviceHost {
     this.device = device;
     this.#client = client;
     const { recovery = timedRecovery() } = options;
-    this.#clock = options.clock ?? systemClock;
+    this.#clock = runningTime(options.clock ?? systemClock);
     const onDeadline = (slot: EndpointSlot) => this.#elapsed(slot);
     this.#slotOptions = { device, recovery, clock: this.#clock, onDeadline };
     device.open(this);

@@ -277,6 +277,21 @@ describe('DeviceSession', () => {
       });
     }
 
+    it('a machine that stood still does not end a hold: what it has not read may be the unlinks', () => {
+      const { device, client, session, clock } = open();
+      for (const id of [1, 2, 3]) session.submit(read(id));
+      device.complete(device.atDevice[0], 'ok', 1);
+      for (const id of [4, 5]) session.submit(read(id));
+      device.complete(device.atDevice[0], 'short', 1);
+      clock.advance(40);
+      assert.deepEqual(client.take(), ['1 ok 1', '2 short 1']);
+      clock.freeze(LONG);
+      for (const id of [5, 4, 3]) session.unlink(id);
+      session.submit(read(6));
+      assert.deepEqual(device.take(), ['submit 1', 'submit 2', 'submit 6']);
+      assert.deepEqual(client.take(), ['5 unlinked 0', '4 unlinked 0', '3 unlinked 0']);
+    });
+
     it('of another endpoint or interface do not', () => {
       const { device, session, clock } = open();
       for (const id of [1, 2]) session.submit(read(id));

@@ -47,6 +47,12 @@ export class FakeClock implements Clock {
     return this.#timers.length;
   }
 
+  /** Nothing runs for so long; then all timers are late. */
+  freeze(milliseconds: number): void {
+    this.#now += milliseconds;
+    this.advance(0);
+  }
+
   advance(milliseconds: number): void {
     const end = this.#now + milliseconds;
     for (;;) {
