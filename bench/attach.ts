@@ -3,20 +3,26 @@
  * has the connection to the server.
  *
  *     node dist/bench/attach.js [--rounds 9] [--seconds 0.7] [--only REGEX] [--one-cpu] [--free]
+ *                               [--bare node|copy|splice]
  *
  * The C client plays the kernel's vhci both times: it has a TCP connection to `urbgate serve`, or one
  * end of the relay's socket pair. The server is on one CPU, client and relay on another, as if the two were
- * machines. They take turns; ratios are taken round by round. The exit code says nothing of rates; it is 1
+ * machines. `--bare` measures in the relay's place one that looks at nothing: in Node, or in C with or without
+ * splice(2). They take turns; ratios are taken round by round. The exit code says nothing of rates; it is 1
  * if a reply was wrong.
  */
 import { join } from 'node:path';
 import type { ClientWork } from './load/clients.ts';
 import {
   buildLoad,
+  buildProgram,
   type LoadResult,
+  type Placement,
+  type Relay,
   ROOT,
   runLoad,
   runMain,
+  startBareRelay,
   startGateway,
   startRelay,
 } from './load/processes.ts';
@@ -83,12 +89,22 @@ async function measureRow(
 
 const HEADINGS = ['row', 'figure', 'direct', 'relay', 'relay / direct', 'goal', 'relay µs CPU/URB'];
 
+async function startRelayOf(
+  bare: string | undefined,
+  port: number,
+  placement: Placement,
+): Promise<Relay> {
+  if (bare === undefined) return startRelay(port, '1-1', placement);
+  const how = bare === 'node' ? bare : `${bare}:${await buildProgram('bare-relay')}`;
+  return startBareRelay(port, '1-1', placement, how);
+}
+
 async function main(): Promise<void> {
   const options = tableOptions(9, 0.7, join(ROOT, 'dist/src/cli/main.js'));
   const { rounds, seconds, placement } = options;
   const program = await buildLoad();
   const server = await startGateway(options.gateway, ['1-1', '1-2'], placement);
-  const relay = await startRelay(server.port, '1-1', placement);
+  const relay = await startRelayOf(options.bare, server.port, placement);
   const run = {
     relay: (row: Row, seconds: number) => relay.ask([program, ...loadOf(row, seconds)]),
     direct: (row: Row, seconds: number) => {

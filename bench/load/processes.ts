@@ -165,10 +165,15 @@ export function startGateway(
 }
 
 /** Compiles usbip-load.c into a folder that goes away with this process; returns the program. */
-export async function buildLoad(): Promise<string> {
+export function buildLoad(): Promise<string> {
+  return buildProgram('usbip-load');
+}
+
+/** The same for any program of bench/load/. */
+export async function buildProgram(name: string): Promise<string> {
   buildFolder ??= mkdtempSync(join(tmpdir(), 'urbgate-bench-'));
-  const program = join(buildFolder, 'usbip-load');
-  await run('cc', ['-O2', '-o', program, join(ROOT, 'bench/load/usbip-load.c')]);
+  const program = join(buildFolder, name);
+  await run('cc', ['-O2', '-o', program, join(ROOT, `bench/load/${name}.c`)]);
   return program;
 }
 
@@ -278,6 +283,17 @@ export type Relay = Answerer<readonly string[], LoadResult>;
 
 export function startRelay(port: number, busId: string, placement: Placement): Promise<Relay> {
   return startAnswerer('relay', ['--tcp', `${port}`, '--busid', busId], placement);
+}
+
+/** One that looks at nothing; `how`: see bare-relay.ts. */
+export function startBareRelay(
+  port: number,
+  busId: string,
+  placement: Placement,
+  how: string,
+): Promise<Relay> {
+  const args = ['--tcp', `${port}`, '--busid', busId, '--how', how];
+  return startAnswerer('bare-relay', args, placement);
 }
 
 async function startAnswerer<Question, Answer>(

@@ -11,9 +11,11 @@ export interface TableOptions {
   readonly placement: Placement;
   /** The gateway's `main.js`. */
   readonly gateway: string;
+  /** attach.ts only: the relay to measure in the place of urbgate's; see bare-relay.ts. */
+  readonly bare: string | undefined;
 }
 
-/** Reads --rounds, --seconds, --only, --one-cpu, --free and --gateway. */
+/** Reads --rounds, --seconds, --only, --one-cpu, --free, --gateway and --bare. */
 export function tableOptions(rounds: number, seconds: number, gateway: string): TableOptions {
   const { values } = parseArgs({
     options: {
@@ -23,6 +25,7 @@ export function tableOptions(rounds: number, seconds: number, gateway: string): 
       'one-cpu': { type: 'boolean', default: false },
       free: { type: 'boolean', default: false },
       gateway: { type: 'string', default: gateway },
+      bare: { type: 'string' },
     },
   });
   const placed = values['one-cpu'] ? 'together' : 'apart';
@@ -32,6 +35,7 @@ export function tableOptions(rounds: number, seconds: number, gateway: string): 
     only: new RegExp(values.only),
     placement: values.free || !canPlace() ? 'free' : placed,
     gateway: values.gateway,
+    bare: values.bare,
   };
 }
 
