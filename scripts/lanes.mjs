@@ -22,7 +22,7 @@ const INTEROP_GROUPS = [
   // These share a guest.
   ['audio', 'disk', 'keyboard', 'lab', 'recorded-exchange', 'robustness', 'serial'],
   ['xen-life'],
-  ['testusb', 'attach-usbtest'],
+  ['testusb', 'attach-usbtest', 'webusb-usbtest'],
   ['attach-life'],
   ['xen-lab', 'attach-xen'],
   ['stall'],
