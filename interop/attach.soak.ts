@@ -1,10 +1,10 @@
 /** attach.test.ts and attach-life.test.ts for longer: `npm run soak`. */
 import { strict as assert } from 'node:assert';
 import { randomInt } from 'node:crypto';
+import { withGateway, withKernel } from './lab/attach-servers.ts';
 import { FailingServer, failAtRandom, recovered } from './lab/attachment-faults.ts';
 import { bootCabledGuest, type CabledGuest } from './lab/cable.ts';
 import type { Guest } from './lab/guest.ts';
-import { exportByKernel } from './lab/kernel-stub.ts';
 import { faults, type ProbeCase, RELAY_CASES, SHORT_CASE } from './lab/stall-cases.ts';
 import { formatProbe, runProbe, underLoad } from './lab/stall-probe.ts';
 import { attachWith, shownAttachments, urbgateCommand } from './lab/urbgate-attach.ts';
@@ -54,14 +54,8 @@ describe('urbgate attach, for long', function () {
     assert.deepEqual(faults(one, rounds, result), []);
   }
 
-  async function probeServed(one: ProbeCase, load: boolean, rounds?: number): Promise<void> {
-    const exports = [one.spec];
-    const gateway = await cabled.startGateway({ exports, arguments: ['--control', 'none'] });
-    try {
-      await probe(cabled.serverOf(gateway), '1-1', one, load, rounds);
-    } finally {
-      await gateway.kill();
-    }
+  function probeServed(one: ProbeCase, load: boolean, rounds?: number): Promise<void> {
+    return withGateway(cabled, [one.spec], (server) => probe(server, '1-1', one, load, rounds));
   }
 
   for (const one of RELAY_CASES) {
@@ -76,14 +70,8 @@ describe('urbgate attach, for long', function () {
 
     it(`the kernel's server, ${how}`, async () => {
       const gadget = await sourceSinkGadget(guest, { bulk_buflen: '1000' });
-      const server = await exportByKernel(guest, gadget);
-      try {
-        await probe(server, gadget.busid, { ...SHORT_CASE, settings: { stamps: false } }, load);
-      } finally {
-        await guest.run(urbgateCommand('detach all'), { timeoutSeconds: 30 });
-        await guest.run(`usbip unbind -b ${gadget.busid}`);
-        await gadget.remove();
-      }
+      const one = { ...SHORT_CASE, settings: { stamps: false } };
+      await withKernel(guest, gadget, (server) => probe(server, gadget.busid, one, load));
     });
   }
 
