@@ -15,14 +15,10 @@ import { join } from 'node:path';
 import type { ClientWork } from './load/clients.ts';
 import {
   buildLoad,
-  buildProgram,
   type LoadResult,
-  type Placement,
-  type Relay,
   ROOT,
   runLoad,
   runMain,
-  startBareRelay,
   startGateway,
   startRelay,
 } from './load/processes.ts';
@@ -89,22 +85,12 @@ async function measureRow(
 
 const HEADINGS = ['row', 'figure', 'direct', 'relay', 'relay / direct', 'goal', 'relay µs CPU/URB'];
 
-async function startRelayOf(
-  bare: string | undefined,
-  port: number,
-  placement: Placement,
-): Promise<Relay> {
-  if (bare === undefined) return startRelay(port, '1-1', placement);
-  const how = bare === 'node' ? bare : `${bare}:${await buildProgram('bare-relay')}`;
-  return startBareRelay(port, '1-1', placement, how);
-}
-
 async function main(): Promise<void> {
   const options = tableOptions(9, 0.7, join(ROOT, 'dist/src/cli/main.js'));
   const { rounds, seconds, placement } = options;
   const program = await buildLoad();
   const server = await startGateway(options.gateway, ['1-1', '1-2'], placement);
-  const relay = await startRelayOf(options.bare, server.port, placement);
+  const relay = await startRelay(server.port, '1-1', placement, options.bare);
   const run = {
     relay: (row: Row, seconds: number) => relay.ask([program, ...loadOf(row, seconds)]),
     direct: (row: Row, seconds: number) => {

@@ -6,11 +6,11 @@ import { strict as assert } from 'node:assert';
 import { FailingServer, failAtRandom, recovered } from './lab/attachment-faults.ts';
 import { bootCabledGuest, type CabledGuest } from './lab/cable.ts';
 import type { Guest } from './lab/guest.ts';
-import type { GuestProcess } from './lab/guest-process.ts';
 import {
   attachWith,
   START_SECONDS,
   shownAttachments,
+  supervise,
   urbgateCommand,
 } from './lab/urbgate-attach.ts';
 import { detachAll, loadVhci, ports, waitConfigured, waitFree } from './lab/usbip.ts';
@@ -37,7 +37,7 @@ describe('attachments over time', function () {
     guest = cabled.guest;
     server = new FailingServer(cabled);
     await loadVhci(guest);
-    await supervise('attach --foreground');
+    await supervise(guest);
   });
 
   after(() => cabled?.kill());
@@ -50,14 +50,6 @@ describe('attachments over time', function () {
     assert.deepEqual(await ports(guest), []);
     assert.deepEqual(guest.kernelComplaints(), []);
   });
-
-  /** One for all tests: Node takes seconds to start under emulation. */
-  async function supervise(command: string, environment = ''): Promise<GuestProcess> {
-    const supervisor = guest.start(`${environment} exec ${urbgateCommand(command)} 2>&1`);
-    supervisor.end();
-    await supervisor.printed(/Supervising/, START_SECONDS);
-    return supervisor;
-  }
 
   async function attach(options = '') {
     const where = await server.start();
@@ -128,6 +120,7 @@ END`);
     // As a service would.
     const boot = () =>
       supervise(
+        guest,
         'attach --saved --foreground --control /run/saved.sock',
         'URBGATE_ATTACHMENTS=/run/attachments',
       );

@@ -13,12 +13,7 @@ import {
   USBTEST_PROCESSORS,
   type UsbtestCase,
 } from './lab/testusb.ts';
-import {
-  type AttachTool,
-  attachWith,
-  START_SECONDS,
-  urbgateCommand,
-} from './lab/urbgate-attach.ts';
+import { type AttachTool, attachWith, supervise } from './lab/urbgate-attach.ts';
 import { detachAll, loadVhci, type UsbipServer } from './lab/usbip.ts';
 import { bulkCases, sourceSinkGadget } from './lab/usbtest-gadgets.ts';
 
@@ -37,10 +32,7 @@ describe('urbgate attach, usbtest', function () {
     cabled = await bootCabledGuest({ name: 'attach-usbtest', processors: USBTEST_PROCESSORS });
     guest = cabled.guest;
     await loadVhci(guest);
-    // One for all tests: Node takes seconds to start under emulation.
-    const supervisor = guest.start(`exec ${urbgateCommand('attach --foreground')}`);
-    supervisor.end();
-    await supervisor.printed(/Supervising/, START_SECONDS);
+    await supervise(guest);
     await loadUsbtest(guest);
   });
 

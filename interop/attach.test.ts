@@ -17,13 +17,7 @@ import {
   showsTheHole,
 } from './lab/stall-cases.ts';
 import { formatProbe, type ProbeResult, runProbe, underLoad } from './lab/stall-probe.ts';
-import {
-  type AttachTool,
-  attachWith,
-  START_SECONDS,
-  shownAttachments,
-  urbgateCommand,
-} from './lab/urbgate-attach.ts';
+import { type AttachTool, attachWith, shownAttachments, supervise } from './lab/urbgate-attach.ts';
 import { detachAll, loadVhci, type UsbipServer } from './lab/usbip.ts';
 import { sourceSinkGadget } from './lab/usbtest-gadgets.ts';
 
@@ -54,10 +48,7 @@ describe('urbgate attach', function () {
     guest = cabled.guest;
     await loadVhci(guest);
     await guest.succeed(DISK_MODULES);
-    // One for all tests: Node takes seconds to start under emulation.
-    const supervisor = guest.start(`exec ${urbgateCommand('attach --foreground')}`);
-    supervisor.end();
-    await supervisor.printed(/Supervising/, START_SECONDS);
+    await supervise(guest);
   });
 
   after(() => cabled?.kill());

@@ -170,7 +170,7 @@ export function buildLoad(): Promise<string> {
 }
 
 /** The same for any program of bench/load/. */
-export async function buildProgram(name: string): Promise<string> {
+async function buildProgram(name: string): Promise<string> {
   buildFolder ??= mkdtempSync(join(tmpdir(), 'urbgate-bench-'));
   const program = join(buildFolder, name);
   await run('cc', ['-O2', '-o', program, join(ROOT, `bench/load/${name}.c`)]);
@@ -281,19 +281,17 @@ export function startNodeClient(args: string[], placement: Placement): Promise<N
 /** A relay, which runs usbip-load with the options that it is given; see relay.ts. */
 export type Relay = Answerer<readonly string[], LoadResult>;
 
-export function startRelay(port: number, busId: string, placement: Placement): Promise<Relay> {
-  return startAnswerer('relay', ['--tcp', `${port}`, '--busid', busId], placement);
-}
-
-/** One that looks at nothing; `how`: see bare-relay.ts. */
-export function startBareRelay(
+/** `bare`: one that looks at nothing in its place, 'node', 'copy' or 'splice'; see bare-relay.ts. */
+export async function startRelay(
   port: number,
   busId: string,
   placement: Placement,
-  how: string,
+  bare?: string,
 ): Promise<Relay> {
-  const args = ['--tcp', `${port}`, '--busid', busId, '--how', how];
-  return startAnswerer('bare-relay', args, placement);
+  const args = ['--tcp', `${port}`, '--busid', busId];
+  if (bare === undefined) return startAnswerer('relay', args, placement);
+  const how = bare === 'node' ? bare : `${bare}:${await buildProgram('bare-relay')}`;
+  return startAnswerer('bare-relay', [...args, '--how', how], placement);
 }
 
 async function startAnswerer<Question, Answer>(

@@ -1,6 +1,7 @@
 /** Attaches devices in a guest with `urbgate attach`, in place of the stock tool. */
 import { join } from 'node:path';
 import type { Guest } from './guest.ts';
+import type { GuestProcess } from './guest-process.ts';
 import { checkoutFolder } from './paths.ts';
 import { type AttachedDevice, attach, type UsbipServer, waitConfigured } from './usbip.ts';
 
@@ -16,6 +17,18 @@ export const START_SECONDS = 240;
 /** A command of urbgate as the guest's shell runs it. */
 export function urbgateCommand(words: string): string {
   return `${process.execPath} ${join(checkoutFolder(), 'dist', 'src', 'cli', 'main.js')} ${words}`;
+}
+
+/** Starts the supervisor, one for many attachments: Node takes seconds to start under emulation. */
+export async function supervise(
+  guest: Guest,
+  command = 'attach --foreground',
+  environment = '',
+): Promise<GuestProcess> {
+  const supervisor = guest.start(`${environment} exec ${urbgateCommand(command)} 2>&1`);
+  supervisor.end();
+  await supervisor.printed(/Supervising/, START_SECONDS);
+  return supervisor;
 }
 
 /** Attaches with any of the tools, and waits until the guest has configured the device. */
