@@ -1,4 +1,5 @@
 /** What programs ask of a device elsewhere, across TCP or behind a ring, and what they get. */
+import { assert } from './assert.ts';
 import type { TransferType } from './device.ts';
 import type { UrbStatus } from './urb.ts';
 
@@ -75,6 +76,16 @@ export function isInput({ endpoint, setup }: Transfer): boolean {
 /** Octets that a transfer may move. */
 export function roomOf(transfer: Transfer, isIn = isInput(transfer)): number {
   return isIn ? (transfer.octets ?? 0) : (transfer.data?.length ?? 0);
+}
+
+/** A transfer that contradicts itself is its caller's mistake. */
+export function assertValid(transfer: Transfer, isIn: boolean): void {
+  const { type, setup, packets, shortNotOk, into } = transfer;
+  assert((type === 'control') === (setup !== undefined), 'Cannot submit: setup is for control');
+  assert((type === 'isochronous') === (packets !== undefined), 'Cannot submit: packets missing');
+  assert(!(shortNotOk && !isIn), 'Cannot submit: short-not-ok is for IN');
+  const isTooSmall = into !== undefined && into.length < roomOf(transfer, isIn);
+  assert(!isTooSmall, 'Cannot submit: `into` has fewer octets than are asked for');
 }
 
 /** A result without data. */

@@ -13,6 +13,7 @@ import { RemoteProtocolError } from '../core/errors.ts';
 import { keptIn } from '../core/kept-in.ts';
 import { STOPS_ON } from '../core/stops-on.ts';
 import {
+  assertValid,
   type Handler,
   isInput,
   NO_OCTETS,
@@ -45,7 +46,6 @@ import { statusOf } from './status.ts';
 
 const UNLINKED = resultOf('unlinked');
 const SHUTDOWN = resultOf('shutdown');
-const TOO_SMALL = 'Cannot submit: `into` has fewer octets than are asked for';
 
 export interface FrontEndOptions {
   readonly deviceId: number;
@@ -96,11 +96,8 @@ export class FrontEnd implements FrameHandler {
   /** Begins a transfer; `done` is called once, never before this returns. */
   submit(asked: Transfer, done: Handler): Pending {
     const isIn = isInput(asked);
+    assertValid(asked, isIn);
     const transfer = withoutGaps(asked, isIn);
-    assert(!(transfer.shortNotOk && !isIn), 'Cannot submit: short-not-ok is for IN transfers');
-    assert((asked.into?.length ?? Number.POSITIVE_INFINITY) >= roomOf(asked, isIn), TOO_SMALL);
-    assert((transfer.type === 'control') === (transfer.setup !== undefined));
-    assert((transfer.type === 'isochronous') === (transfer.packets !== undefined));
     const pending = { transfer, in: isIn, done, seqnum: 0, result: UNLINKED };
     const guarded = transfer.shortNotOk === true || this.#options.holdBack === 'all';
     submitted(this.#queueOf(transfer), pending, guarded, this.#actions);

@@ -4,13 +4,12 @@
  * queue of `src/stall`: against a back end that speaks the stall protocol by retrying what that
  * returns, against any other by holding back what must not overtake.
  */
-import { assert } from '../core/assert.ts';
 import { STOPS_ON } from '../core/stops-on.ts';
 import {
+  assertValid,
   type Handler,
   isInput,
   resultOf,
-  roomOf,
   type Transfer,
   type TransferResult,
 } from '../core/transfer.ts';
@@ -112,7 +111,7 @@ export class RingDevice {
 
   /** Begins a transfer; `done` is called once, never before this returns. */
   submit(transfer: Transfer, done: Handler): Pending {
-    check(transfer);
+    assertValid(transfer, isInput(transfer));
     const isIsochronous = transfer.packets !== undefined;
     const end: Handler = isIsochronous ? (all) => done(withoutGaps(transfer, all)) : done;
     if (fitsRequest(transfer)) return this.#submit(transfer, end);
@@ -260,16 +259,6 @@ export class RingDevice {
     }
     return queue;
   }
-}
-
-function check(transfer: Transfer): void {
-  const { type, setup, packets } = transfer;
-  assert((type === 'control') === (setup !== undefined), 'Cannot submit: setup is for control');
-  assert((type === 'isochronous') === (packets !== undefined), 'Cannot submit: packets missing');
-  assert(!(transfer.shortNotOk && !isInput(transfer)), 'Cannot submit: short-not-ok is for IN');
-  const { into } = transfer;
-  const isTooSmall = into !== undefined && into.length < roomOf(transfer);
-  assert(!isTooSmall, 'Cannot submit: `into` has fewer octets than are asked for');
 }
 
 /** What a reply means to the queue. */
