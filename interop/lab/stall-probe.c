@@ -11,6 +11,8 @@
  *   first         the first is taken back right after the last was submitted; the others go on
  *   all           all are taken back then, oldest first
  *
+ * The last two are too late where all that they want has come back by itself ("missed" rounds).
+ *
  * Counted are URBs behind the failed one that moved data ("violations"), rounds that do not end
  * ("hangs"), and, if the device stamps its packets (urbgate's virtual:source-sink with `stamp`, see
  * src/core/devices/virtual/source-sink/kind.ts), packets that the device sent and nobody got
@@ -78,7 +80,7 @@ static struct slot {
 } slots[DEPTH_MAX], beside[DEPTH_MAX];
 
 static struct {
-  long rounds, submitted, refused, failed, violations, violation_octets, hangs;
+  long rounds, submitted, refused, missed, failed, violations, violation_octets, hangs;
   long lost, duplicated, seen; /* IN packets by their stamps */
   long sent;                   /* OUT packets that were reported as moved */
   long besides;                /* URBs of the second endpoint */
@@ -139,13 +141,13 @@ static void print_times(const char *name, double *list, long length) {
 }
 
 static void print_counts(int done) {
-  printf("{\"done\":%d,\"rounds\":%ld,\"submitted\":%ld,\"refused\":%ld,\"failed\":%ld,"
+  printf("{\"done\":%d,\"rounds\":%ld,\"submitted\":%ld,\"refused\":%ld,\"missed\":%ld,\"failed\":%ld,"
          "\"violations\":%ld,\"violationOctets\":%ld,\"lost\":%ld,\"duplicated\":%ld,"
          "\"seen\":%ld,\"sent\":%ld,\"hangs\":%ld,\"besides\":%ld,\"besideWorst\":%.1f,"
          "\"seconds\":%.3f,\"statuses\":{",
-         done, count.rounds, count.submitted, count.refused, count.failed, count.violations,
-         count.violation_octets, count.lost, count.duplicated, count.seen, count.sent, count.hangs,
-         count.besides, count.beside_worst, (now() - started) / 1e3);
+         done, count.rounds, count.submitted, count.refused, count.missed, count.failed,
+         count.violations, count.violation_octets, count.lost, count.duplicated, count.seen, count.sent,
+         count.hangs, count.besides, count.beside_worst, (now() - started) / 1e3);
   const char *separator = "";
   for (int number = 0; number < ERRNO_MAX; number++) {
     if (count.statuses[number] == 0) continue;
@@ -212,10 +214,12 @@ static int submit(struct slot *slot, long endpoint, int continued) {
   return 1;
 }
 
-/* It may have come back by itself before; then the kernel says EINVAL. */
-static void discard(struct slot *slot) {
-  if (slot->out && ioctl(node, USBDEVFS_DISCARDURB, &slot->urb) < 0 && errno != EINVAL)
-    die("Cannot take back a URB");
+/* Returns 0 if it has come back by itself before; the kernel says EINVAL then. */
+static int discard(struct slot *slot) {
+  if (!slot->out) return 0;
+  if (ioctl(node, USBDEVFS_DISCARDURB, &slot->urb) == 0) return 1;
+  if (errno != EINVAL) die("Cannot take back a URB");
+  return 0;
 }
 
 static void discard_newest_first(long submitted) {
@@ -315,9 +319,11 @@ static void run_round(void) {
     if (!submit(&slots[i], set.endpoint, i > 0 && by("continuation"))) break;
     submitted++;
   }
-  if (by("first")) discard(&slots[0]);
-  if (by("all"))
-    for (long i = 0; i < submitted; i++) discard(&slots[i]);
+  if (by("first") || by("all")) {
+    long wanted = by("first") ? 1 : submitted, taken = 0;
+    for (long i = 0; i < wanted; i++) taken += discard(&slots[i]);
+    if (taken == 0) count.missed++;
+  }
   while (back < submitted) {
     struct slot *slot = early_count > 0 ? early[--early_count] : reap();
     if (slot == NULL) hang();

@@ -38,6 +38,8 @@ export interface ProbeCounts {
   submitted: number;
   /** URBs that usbfs itself has refused, as the first one had failed already. */
   refused: number;
+  /** Rounds in which unlinks were too late: nothing was left to be taken back. */
+  missed: number;
   /** Rounds in which a URB failed. */
   failed: number;
   /** URBs behind the failed one that moved data. */
@@ -72,6 +74,7 @@ const NOTHING: ProbeCounts = {
   rounds: 0,
   submitted: 0,
   refused: 0,
+  missed: 0,
   failed: 0,
   violations: 0,
   violationOctets: 0,

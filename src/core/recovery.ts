@@ -8,8 +8,20 @@ import type { Recovery } from '../stall/fence.ts';
 export function timedRecovery(holdMilliseconds = 1000): Recovery {
   if (holdMilliseconds === 0) return { kind: 'none' };
   const arrivalMilliseconds = Math.min(50, holdMilliseconds);
-  return { kind: 'hold', settleMilliseconds: 5, holdMilliseconds, arrivalMilliseconds };
+  return {
+    kind: 'hold',
+    settleMilliseconds: 5,
+    holdMilliseconds,
+    arrivalMilliseconds,
+    loneTransfers: LONE_TRANSFERS,
+  };
 }
+
+/**
+ * The first ones of a driver that will queue several may come one by one too, with the second on its
+ * way to a gateway that takes it for the answer to the first.
+ */
+const LONE_TRANSFERS = 8;
 
 /**
  * Endpoint 0 stalls as a matter of course (that is how a device says no), and drivers with several
@@ -29,5 +41,6 @@ export function controlRecovery(recovery: Recovery): Recovery {
     settleMilliseconds: 0,
     holdMilliseconds: shorter(recovery.holdMilliseconds),
     arrivalMilliseconds: shorter(recovery.arrivalMilliseconds),
+    loneTransfers: Number.isFinite(recovery.loneTransfers) ? 0 : recovery.loneTransfers,
   };
 }

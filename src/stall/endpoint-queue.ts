@@ -40,6 +40,7 @@ import {
   takeBarriers,
 } from './barriers.ts';
 import {
+  arrived,
   arrivedInHold,
   beginHold,
   beginSettling,
@@ -166,14 +167,14 @@ export function submitted<T>(
     actions.add('giveBackReturned', transfer);
     return;
   }
+  arrived(queue.fence, queue.waiting.length + queue.flight.length + queue.ended.length);
   if (queue.phase === 'running') {
     if (queue.waiting.length === 0 && mayStart(queue)) {
       queue.flight.push(transfer);
       actions.add('start', transfer);
-      return;
+    } else {
+      queue.waiting.push(transfer);
     }
-    queue.fence.deep = true;
-    queue.waiting.push(transfer);
     return;
   }
   queue.waiting.push(transfer);
@@ -183,7 +184,6 @@ export function submitted<T>(
       resume(queue, now, actions);
     }
   }
-  if (queue.waiting.length + queue.flight.length + queue.ended.length > 1) queue.fence.deep = true;
 }
 
 /** The device completed a transfer that was started. */

@@ -19,8 +19,8 @@
  *    patience that this driver has earned): that driver lets its other transfers go on.
  * 3. Arrivals, with nothing queued before the report. A single one may be the client's answer, such
  *    as the status that usb-storage reads after a short data phase, so it is held for a little only,
- *    or not at all if that is certain: the client has the report, and never had two transfers here
- *    at once. Several are a queue that was under way when the report left, and held like one.
+ *    or not at all if that is as good as certain: the client has the report, and has shown that it has
+ *    one transfer here at a time. Several are a queue that was under way when the report left, and held like one.
  *
  * The functions say whether the fence opens. They count transfers and never see them.
  */
@@ -42,6 +42,8 @@ export interface HoldRecovery {
   readonly holdMilliseconds: number;
   /** How long a single first arrival after the report is held: step 3. */
   readonly arrivalMilliseconds: number;
+  /** A client that has had so many transfers here, never two at a time, sends the next one in answer. */
+  readonly loneTransfers: number;
 }
 
 /** For a client that speaks the stall protocol. */
@@ -53,6 +55,7 @@ export const EXACT_RECOVERY: HoldRecovery = {
   settleMilliseconds: 0,
   holdMilliseconds: Number.POSITIVE_INFINITY,
   arrivalMilliseconds: Number.POSITIVE_INFINITY,
+  loneTransfers: Number.POSITIVE_INFINITY,
 };
 
 /** What is known of a transfer that arrives after an error was reported. */
@@ -70,8 +73,8 @@ export interface Fence {
   late: boolean;
   /** The hold is a long one, and nothing has been unlinked or cleared yet. */
   unanswered: boolean;
-  /** The client has had more than one transfer here at a time. */
-  deep: boolean;
+  /** Transfers that came when no other was here, up to one more than is asked for; -1 once one was. */
+  lone: number;
   /** The hold that this driver has earned. */
   patience: number;
   /** When the fence wants to be looked at again; Infinity for never. */
@@ -86,7 +89,7 @@ export function fence(recovery: Recovery): Fence {
     held: 0,
     late: false,
     unanswered: false,
-    deep: false,
+    lone: 0,
     patience: times?.holdMilliseconds ?? 0,
     deadline: Number.POSITIVE_INFINITY,
     settleEnd: 0,
@@ -96,6 +99,17 @@ export function fence(recovery: Recovery): Fence {
 /** Nothing but `fenceOpened` ends a hold. */
 export function isExact({ times }: Fence): boolean {
   return times?.arrivalMilliseconds === Number.POSITIVE_INFINITY;
+}
+
+/** A transfer arrives, in any phase, and `others` are here. */
+export function arrived(fence: Fence, others: number): void {
+  if (others > 0) fence.lone = -1;
+  else if (fence.lone >= 0 && !isLone(fence)) fence.lone++;
+}
+
+/** The client has one transfer here at a time: it has shown that before the one that came last. */
+function isLone({ lone, times }: Fence): boolean {
+  return lone > (times?.loneTransfers ?? 0);
 }
 
 /** Begins step 1; false if errors are reported at once. */
@@ -150,7 +164,7 @@ export function arrivedInHold(
 }
 
 function firstArrival(fence: Fence, evidence: Evidence, now: number): boolean {
-  if (evidence === 'sent-after-report' && !fence.deep && !isExact(fence)) return true;
+  if (evidence === 'sent-after-report' && isLone(fence)) return true;
   fence.held = 1;
   fence.late = true;
   fence.unanswered = evidence === 'sent-before-report';

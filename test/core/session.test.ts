@@ -323,6 +323,7 @@ describe('DeviceSession', () => {
     const recovery = {
       kind: 'hold',
       settleMilliseconds: 0,
+      loneTransfers: 0,
       holdMilliseconds: exact,
       arrivalMilliseconds: exact,
     } as const;

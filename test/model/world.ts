@@ -82,6 +82,7 @@ const TIMED: Recovery = {
   settleMilliseconds: 1,
   holdMilliseconds: 2,
   arrivalMilliseconds: 1,
+  loneTransfers: 1,
 };
 const RECOVERY: Readonly<Record<Client, Recovery>> = {
   exact: EXACT_RECOVERY,

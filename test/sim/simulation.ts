@@ -52,6 +52,7 @@ const RECOVERY: Readonly<Record<Client, Recovery>> = {
     settleMilliseconds: 0,
     holdMilliseconds: FOREVER,
     arrivalMilliseconds: FOREVER,
+    loneTransfers: FOREVER,
   },
   return: { kind: 'return' },
   old: { kind: 'none' },

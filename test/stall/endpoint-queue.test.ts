@@ -25,6 +25,7 @@ const TIMED: Recovery = {
   settleMilliseconds: 5,
   holdMilliseconds: 1000,
   arrivalMilliseconds: 50,
+  loneTransfers: 2,
 };
 const AT_ONCE: Recovery = { ...TIMED, settleMilliseconds: 0 };
 const RETURN: Recovery = { kind: 'return' };
@@ -645,10 +646,18 @@ describe('endpoint queue', () => {
             'wait 999',
             'wait 1 -> start b',
           ],
-          'sent in answer by a client that has one at a time: starts at once': [
+          'sent in answer by a client that has shown that it has one at a time: starts at once': [
+            'submit y -> start y',
+            'ok y -> giveBack y',
             'submit a -> start a',
             'error a -> giveBack a',
             'submit-after b -> start b',
+          ],
+          'sent, it seems, in answer, by a client of which that is not known: held a little': [
+            'submit a -> start a',
+            'error a -> giveBack a',
+            'submit-after b',
+            'wait 50 -> start b',
           ],
           'sent in answer by a client that has had two: held a little': [
             'submit a -> start a',
@@ -657,6 +666,21 @@ describe('endpoint queue', () => {
             'error b -> giveBack b',
             'submit-after c',
             'wait 50 -> start c',
+          ],
+        },
+      );
+      rows(
+        { flightMax: 2 },
+        {
+          'two that the device had at a time make a client that has had two': [
+            'submit y -> start y',
+            'submit z -> start z',
+            'ok y -> giveBack y',
+            'ok z -> giveBack z',
+            'submit a -> start a',
+            'error a -> giveBack a',
+            'submit-after b',
+            'wait 50 -> start b',
           ],
         },
       );
