@@ -11,7 +11,7 @@ import { Guest } from './guest.ts';
 import { type LabImages, labImages } from './images.ts';
 import { initramfs } from './initramfs.ts';
 import { logFolder } from './logs.ts';
-import { type Boot, KERNEL_ARGUMENTS, QemuMachine } from './qemu.ts';
+import { type Boot, KERNEL_ARGUMENTS, PROCESSOR, QemuMachine } from './qemu.ts';
 import { XEN_TOOLS, type XenFiles, xenFiles } from './xen-files.ts';
 
 export interface XenOptions {
@@ -86,8 +86,8 @@ function xenBoot(images: LabImages, files: XenFiles, options: XenOptions): Boot 
       'bootscrub=0',
       'guest_loglvl=all',
     ].join(' '),
-    // With SMAP dom0 dies at once.
-    processor: 'max,-smap,-smep,-pku,-la57',
+    // With SMAP dom0 would die at once.
+    processor: PROCESSOR,
   };
 }
 
