@@ -10,7 +10,7 @@ import { compiled, labSource } from './lab/kernel.ts';
 import { checkoutFolder } from './lab/paths.ts';
 import { faults, hollowRounds, SHORT_CASE, UNLINK_CASES } from './lab/stall-cases.ts';
 import { formatProbe, runProbe } from './lab/stall-probe.ts';
-import { loadUsbtest, runUsbtest } from './lab/testusb.ts';
+import { loadUsbtest, runUsbtest, usbtestFaults } from './lab/testusb.ts';
 import { bulkCases } from './lab/usbtest-gadgets.ts';
 import { bootXen } from './lab/xen.ts';
 import { createDomain, type Domain } from './lab/xen-domain.ts';
@@ -122,10 +122,7 @@ describe('A Xen guest with the kernel’s own front end', function () {
     await unplug(domain, 1);
     await domain.guest.succeed('rmmod usbtest');
     say(results.map(({ case: { number }, outcome }) => `${number} ${outcome}`).join(', '));
-    assert.deepEqual(
-      results.filter(({ outcome }) => outcome !== 'pass').map(({ case: { number } }) => number),
-      [],
-    );
+    assert.deepEqual(usbtestFaults(results), []);
     assert(UNLINK_CASES.every((wanted) => results.some((one) => one.case.number === wanted)));
   });
 
@@ -135,10 +132,7 @@ describe('A Xen guest with the kernel’s own front end', function () {
     const results = await runUsbtest(domain.guest, node, ISOCHRONOUS_CASES);
     await unplug(domain, 1);
     await domain.guest.succeed('rmmod usbtest');
-    assert.deepEqual(
-      results.map(({ case: { number }, outcome, reason }) => [number, outcome, reason]),
-      ISOCHRONOUS_CASES.map(({ number }) => [number, 'pass', undefined]),
-    );
+    assert.deepEqual(usbtestFaults(results), []);
   });
 
   it('has a keyboard', async () => {

@@ -164,6 +164,14 @@ function driverMessages(log: string): string[] {
     .filter((text) => text !== '' && !/^TEST \d|^iso period|^total \d|speed/.test(text));
 }
 
+/** A line for each case that did not pass. */
+export function usbtestFaults(results: readonly UsbtestResult[]): string[] {
+  const failed = results.filter(({ outcome }) => outcome !== 'pass');
+  return failed.map(({ case: { number }, outcome, errno, reason }) =>
+    [`case ${number}: ${outcome}`, errno, reason].filter(Boolean).join(' '),
+  );
+}
+
 /** A plain text table, one line a case, for a test's output. */
 export function formatUsbtest(results: readonly UsbtestResult[]): string {
   const lines = results.map(({ case: run, outcome, errno, seconds, reason }) => {
