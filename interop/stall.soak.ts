@@ -15,6 +15,9 @@ import { detachAll } from './lab/usbip.ts';
 const ROUNDS = 10_000;
 /** How many times the rounds of `npm test` the other cases get, idle and loaded. */
 const OTHERS_FACTOR = 5;
+/** A client that the gateway knows nothing of yet is the harder case. */
+const ATTACHES = 100;
+const ROUNDS_OF_ATTACH = 20;
 const USBTEST_MINUTES = 30;
 
 const say = (text: string) => console.log(`      ${text}`);
@@ -48,6 +51,18 @@ describe('stall probe, for long', function () {
         assert.deepEqual(faults(one, one.rounds, result), []);
       });
     }
+  }
+
+  for (const depth of [2, 32]) {
+    it(`the first ${ROUNDS_OF_ATTACH} rounds, depth ${depth}, ${ATTACHES} times, guest loaded`, async () => {
+      const one = { ...SHORT_CASE, settings: { depth } };
+      let wrong: string[] = [];
+      for (let time = 1; time <= ATTACHES && wrong.length === 0; time++) {
+        const result = await probeGateway(cabled, one, { rounds: ROUNDS_OF_ATTACH, load: true });
+        wrong = faults(one, ROUNDS_OF_ATTACH, result).map((fault) => `time ${time}: ${fault}`);
+      }
+      assert.deepEqual(wrong, []);
+    });
   }
 
   it(`usbtest ${UNLINK_CASES.join(', ')} for ${USBTEST_MINUTES} minutes`, async () => {
