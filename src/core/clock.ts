@@ -1,4 +1,6 @@
 /** Time for those who need it, so that tests and simulations can supply their own. */
+import { performance } from 'node:perf_hooks'; // the global one is looked up at each use
+
 export interface Clock {
   /** Milliseconds since some fixed moment; never goes back. */
   now(): number;

@@ -3,6 +3,8 @@
  * ahead of a barrier goes on, what is behind it waits for the fence, or for its time.
  */
 
+import type { Fifo } from './fifo.ts';
+
 /** Stands where a transfer was unlinked. */
 export class Barrier {
   readonly until: number;
@@ -12,7 +14,7 @@ export class Barrier {
 }
 
 export interface Line<T> {
-  readonly waiting: (T | Barrier)[];
+  readonly waiting: Fifo<T | Barrier>;
   /** How many of `waiting` are barriers. */
   barriers: number;
 }
@@ -20,23 +22,25 @@ export interface Line<T> {
 /** A barrier beside another replaces it: no client can pile them up. */
 export function putBarrier<T>(line: Line<T>, place: number, until: number): void {
   const { waiting } = line;
-  const neighbour = [place - 1, place].find((at) => waiting[at] instanceof Barrier);
+  const barrier = new Barrier(until);
+  const neighbour = [place - 1, place].find((at) => at >= 0 && waiting.at(at) instanceof Barrier);
   if (neighbour === undefined) {
-    waiting.splice(place, 0, new Barrier(until));
+    waiting.insert(place, barrier);
     line.barriers++;
     return;
   }
-  waiting[neighbour] = new Barrier(until);
-  if (neighbour === place || !(waiting[place] instanceof Barrier)) return;
-  waiting.splice(place, 1); // the one that was unlinked stood between two
+  waiting.set(neighbour, barrier);
+  if (neighbour === place || !(waiting.at(place) instanceof Barrier)) return;
+  waiting.remove(place); // the one that was unlinked stood between two
   line.barriers--;
 }
 
 /** Takes the barriers at the head away; returns until when they stood, or -Infinity. */
 export function takeBarriers<T>(line: Line<T>): number {
   let until = Number.NEGATIVE_INFINITY;
-  while (line.waiting[0] instanceof Barrier) {
-    until = Math.max(until, (line.waiting.shift() as Barrier).until);
+  for (let head = line.waiting.first; head instanceof Barrier; head = line.waiting.first) {
+    until = Math.max(until, head.until);
+    line.waiting.shift();
     line.barriers--;
   }
   return until;
@@ -45,20 +49,20 @@ export function takeBarriers<T>(line: Line<T>): number {
 /** Takes all barriers away; returns until when they stood, or -Infinity. */
 export function dropBarriers<T>(line: Line<T>): number {
   let until = Number.NEGATIVE_INFINITY;
-  if (line.barriers === 0) return until;
-  const kept = line.waiting.filter((one) => {
-    if (one instanceof Barrier) until = Math.max(until, one.until);
-    return !(one instanceof Barrier);
-  });
-  line.waiting.splice(0, line.waiting.length, ...kept);
-  line.barriers = 0;
+  for (let at = line.waiting.length - 1; line.barriers > 0; at--) {
+    const one = line.waiting.at(at);
+    if (!(one instanceof Barrier)) continue;
+    until = Math.max(until, one.until);
+    line.waiting.remove(at);
+    line.barriers--;
+  }
   return until;
 }
 
 /** No barrier is to stand longer than `until`. */
 export function lowerBarriers<T>({ waiting }: Line<T>, until: number): void {
   for (let at = 0; at < waiting.length; at++) {
-    const one = waiting[at];
-    if (one instanceof Barrier && one.until > until) waiting[at] = new Barrier(until);
+    const one = waiting.at(at);
+    if (one instanceof Barrier && one.until > until) waiting.set(at, new Barrier(until));
   }
 }

@@ -56,6 +56,7 @@ import {
   settle,
   unlinkedInHold,
 } from './fence.ts';
+import { Fifo } from './fifo.ts';
 
 /** Which ends of a transfer stop the queue: none for isochronous, all but a short read for control. */
 export type StopsOn = 'nothing' | 'errors' | 'errors-but-short';
@@ -131,7 +132,7 @@ export function endpointQueue<T>(
     returns: recovery.kind === 'return',
     fence: fence(recovery),
     phase: 'running',
-    waiting: [],
+    waiting: new Fifo(),
     barriers: 0,
     flight: [],
     asked: [],
@@ -242,7 +243,7 @@ export function unlinked<T>(
   }
   const place = queue.waiting.indexOf(transfer);
   if (place < 0) return; // it has ended, and its give-back is held or among the actions
-  queue.waiting.splice(place, 1);
+  queue.waiting.remove(place);
   actions.add('giveBackUnlinked', transfer);
   if (queue.stopsOn === 'nothing') return;
   behindUnlinked(queue, place, now, actions);
@@ -384,11 +385,11 @@ function waitAgain<T>(queue: EndpointQueue<T>, transfer: T): void {
   const { cancelled, waiting } = queue;
   const behind = cancelled.slice(cancelled.indexOf(transfer) + 1);
   let place = 0;
-  while (place < waiting.length && cancelled.includes(waiting[place] as T)) {
-    if (behind.includes(waiting[place] as T)) break;
+  while (place < waiting.length && cancelled.includes(waiting.at(place) as T)) {
+    if (behind.includes(waiting.at(place) as T)) break;
     place++;
   }
-  waiting.splice(place, 0, transfer);
+  waiting.insert(place, transfer);
 }
 
 /** Nothing is at the device any more. */
@@ -414,7 +415,7 @@ function report<T>(queue: EndpointQueue<T>, now: number, actions: QueueActions<T
 /** Recovery 'return': what stands at `place` or behind goes back, and so does what arrives. */
 function returnFrom<T>(queue: EndpointQueue<T>, place: number, actions: QueueActions<T>): void {
   queue.returning = true;
-  for (const transfer of queue.waiting.splice(place)) {
+  for (const transfer of queue.waiting.cut(place)) {
     if (!(transfer instanceof Barrier)) actions.add('giveBackReturned', transfer);
   }
 }
@@ -427,7 +428,7 @@ function resume<T>(queue: EndpointQueue<T>, now: number, actions: QueueActions<T
 
 function advance<T>(queue: EndpointQueue<T>, now: number, actions: QueueActions<T>): void {
   for (;;) {
-    const head = queue.waiting[0];
+    const head = queue.waiting.first;
     if (head === undefined || !mayStart(queue)) return;
     if (head instanceof Barrier) {
       if (queue.flight.length > 0) return; // what is ahead of it goes on

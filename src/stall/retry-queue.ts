@@ -42,6 +42,7 @@
  */
 import type { Actions } from './actions.ts';
 import type { Outcome, StopsOn, Transition } from './endpoint-queue.ts';
+import { Fifo } from './fifo.ts';
 
 /** What the other side does when a transfer fails. */
 export type Server =
@@ -76,13 +77,13 @@ export interface RetryQueue<T> {
   readonly server: Server;
   phase: RetryPhase;
   /** Sent and not given back, in order. */
-  sent: T[];
+  readonly sent: Fifo<T>;
   /** Those of `sent` that the server has returned. */
   readonly returned: Set<T>;
   /** Those of `sent` that the server was asked to unlink. */
   readonly asked: Set<T>;
   /** Submitted by the driver and not sent yet, in order; all behind `sent`. */
-  waiting: T[];
+  readonly waiting: Fifo<T>;
   /** Old servers: those of `waiting` and `sent` that must not be overtaken. */
   readonly guarded: Set<T>;
   /** Handlers that have not returned. */
@@ -112,10 +113,10 @@ export function retryQueue<T>(stopsOn: StopsOn, server: Server): RetryQueue<T> {
     stopsOn,
     server,
     phase: 'running',
-    sent: [],
+    sent: new Fifo(),
     returned: new Set(),
     asked: new Set(),
-    waiting: [],
+    waiting: new Fifo(),
     guarded: new Set(),
     handling: 0,
   };
@@ -151,7 +152,7 @@ export function submitted<T>(
 export function unlinked<T>(queue: RetryQueue<T>, transfer: T, actions: RetryActions<T>): void {
   const place = queue.waiting.indexOf(transfer);
   if (place >= 0) {
-    queue.waiting.splice(place, 1);
+    queue.waiting.remove(place);
     giveBack(queue, transfer, 'giveBackUnlinked', actions);
     stop(queue);
   } else if (queue.returned.delete(transfer)) {
@@ -201,11 +202,7 @@ export function handled<T>(queue: RetryQueue<T>, actions: RetryActions<T>): void
 /** No reply will come any more, and nothing can be sent. */
 export function connectionLost<T>(queue: RetryQueue<T>, actions: RetryActions<T>): void {
   enter(queue, 'lost');
-  for (const transfer of [...queue.sent, ...queue.waiting]) {
-    giveBack(queue, transfer, 'giveBackLost', actions);
-  }
-  queue.sent.length = 0;
-  queue.waiting.length = 0;
+  for (const transfer of takeAll(queue)) giveBack(queue, transfer, 'giveBackLost', actions);
   queue.returned.clear();
   queue.asked.clear();
 }
@@ -266,14 +263,16 @@ function retryIfQuiet<T>(queue: RetryQueue<T>, actions: RetryActions<T>): void {
     advance(queue, actions);
     return;
   }
-  const left = [...queue.sent, ...queue.waiting];
+  const left = takeAll(queue);
   enter(queue, left.length === 0 ? 'retrying' : 'running');
-  queue.sent = [];
-  queue.waiting = [];
   queue.returned.clear();
   for (const [n, transfer] of left.entries()) {
     send(queue, transfer, n === 0 ? 'sendClear' : 'send', actions);
   }
+}
+
+function takeAll<T>({ sent, waiting }: RetryQueue<T>): T[] {
+  return [...sent.cut(0), ...waiting.cut(0)];
 }
 
 /** Old servers: sends up to the next guarded transfer. */
@@ -288,12 +287,11 @@ function advance<T>(queue: RetryQueue<T>, actions: RetryActions<T>): void {
 /** Old servers: the last that was sent must not be overtaken. */
 function isBlocked<T>(queue: RetryQueue<T>): boolean {
   if (queue.guarded.size === 0 || queue.sent.length === 0) return false;
-  return queue.guarded.has(queue.sent.at(-1) as T);
+  return queue.guarded.has(queue.sent.at(queue.sent.length - 1) as T);
 }
 
-function remove<E>(list: E[], element: E): void {
-  const place = list[0] === element ? 0 : list.indexOf(element);
+function remove<E>(list: Fifo<E>, element: E): void {
+  const place = list.indexOf(element);
   if (place < 0) throw new Error('Cannot take a transfer from its queue: it is not there');
-  if (place === 0) list.shift();
-  else list.splice(place, 1);
+  list.remove(place);
 }

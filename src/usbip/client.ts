@@ -57,7 +57,8 @@ export class RemoteDevice implements RelayDevice {
       holdBack: options.holdBack ?? 'short-not-ok',
       onOutput: (commands) => {
         if (this.#receiving) {
-          if (commands >= COMMANDS_TOGETHER) this.#sendAll();
+          if (commands >= COMMANDS_TOGETHER && commands * 2 >= this.#frontEnd.outstandingCount)
+            this.#sendAll();
         } else if (commands === 1) process.nextTick(this.#flush);
       },
     });

@@ -18,6 +18,8 @@ export interface FrameHandler {
   room?(octets: number): Buffer | null;
   /** False if the body of the header seen last is to be passed over. */
   readonly keepBody: boolean;
+  /** Copies a body that lies in one chunk, and says so; else `body` gets a view, an object more. */
+  copied?(chunk: Buffer, start: number, end: number): boolean;
   /**
    * The body, if it has any octets and is kept. A pooled one belongs to the handler from now on; one
    * in `room` always did; any other is valid during the call.
@@ -80,7 +82,8 @@ export class Framer {
     }
     const end = at + octets;
     if (end <= chunk.length) {
-      this.#handler.body(chunk.subarray(at, end), false);
+      const copied = this.#handler.copied?.(chunk, at, end) ?? false;
+      if (!copied) this.#handler.body(chunk.subarray(at, end), false);
       return end;
     }
     this.#bodyMissing = octets;

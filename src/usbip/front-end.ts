@@ -21,6 +21,7 @@ import {
   roomOf,
   type Transfer,
   type TransferResult,
+  wholeTransfer,
 } from '../core/transfer.ts';
 import type { UrbStatus } from '../core/urb.ts';
 import { Actions } from '../stall/actions.ts';
@@ -75,8 +76,6 @@ export class FrontEnd implements FrameHandler {
   /** The transfer whose reply's body is awaited. */
   #arriving: Pending | undefined;
   #arrivingStatus: UrbStatus = 'ok';
-  /** Its body is gathered where the transfer wants it. */
-  #arrivingInto = false;
 
   constructor(options: FrontEndOptions) {
     this.#options = options;
@@ -95,12 +94,14 @@ export class FrontEnd implements FrameHandler {
 
   /** Begins a transfer; `done` is called once, never before this returns. */
   submit(asked: Transfer, done: Handler): Pending {
-    const isIn = isInput(asked);
-    assertValid(asked, isIn);
-    const transfer = withoutGaps(asked, isIn);
-    const pending = { transfer, in: isIn, done, seqnum: 0, result: UNLINKED };
+    const whole = wholeTransfer(asked);
+    const isIn = isInput(whole);
+    assertValid(whole, isIn);
+    const transfer = withoutGaps(whole, isIn);
+    const queue = this.#queueOf(transfer);
+    const pending = { queue, transfer, in: isIn, done, seqnum: 0, result: UNLINKED };
     const guarded = transfer.shortNotOk === true || this.#options.holdBack === 'all';
-    submitted(this.#queueOf(transfer), pending, guarded, this.#actions);
+    submitted(queue, pending, guarded, this.#actions);
     if (this.#lost) queueMicrotask(() => this.#carryOut());
     else this.#carryOut();
     return pending;
@@ -108,13 +109,13 @@ export class FrontEnd implements FrameHandler {
 
   /** Asks for a transfer back: it ends as 'unlinked', or as it had ended before. */
   unlink(pending: Pending): void {
-    unlinked(this.#queueOf(pending.transfer), pending, this.#actions);
+    unlinked(pending.queue, pending, this.#actions);
     this.#carryOut();
   }
 
   /** What a handler that returned 'later' has begun is done. */
   handled(pending: Pending): void {
-    handled(this.#queueOf(pending.transfer), this.#actions);
+    handled(pending.queue, this.#actions);
     this.#carryOut();
   }
 
@@ -155,29 +156,39 @@ export class FrontEnd implements FrameHandler {
 
   room(octets: number): Buffer | null {
     const { into, packets } = this.#arriving?.transfer ?? {};
-    if (into === undefined || packets !== undefined) return null;
-    this.#arrivingInto = true;
-    return into.subarray(0, octets);
+    return packets === undefined ? (into?.subarray(0, octets) ?? null) : null;
   }
 
+  copied(chunk: Buffer, start: number, end: number): boolean {
+    const { into, packets } = this.#arriving?.transfer ?? {};
+    if (packets === undefined) this.#arrived(keptIn(into, chunk, start, end));
+    return packets === undefined;
+  }
+
+  /** What was gathered for this body, or the chunk's view of isochronous packets. */
   body(octets: Buffer, pooled: boolean): void {
+    const { into, packets } = this.#arriving?.transfer ?? {};
+    if (packets === undefined) {
+      this.#arrived(octets);
+      return;
+    }
+    const pending = this.#takeArriving();
+    const own = pooled ? octets : keptIn(undefined, octets);
+    const result = readPackets(packets, pending.in, pending.result, own);
+    const data = into === undefined ? result.data : keptIn(into, result.data);
+    this.#replied(pending, { ...result, data });
+  }
+
+  #arrived(data: Buffer): void {
+    const pending = this.#takeArriving();
+    this.#replied(pending, { status: this.#arrivingStatus, actualOctets: data.length, data });
+  }
+
+  #takeArriving(): Pending {
     const pending = this.#arriving;
     assert(pending !== undefined);
-    const { into, packets } = pending.transfer;
-    // A chunk's memory is used again; what was gathered for this body is its own.
-    const isOwn = pooled || this.#arrivingInto;
     this.#arriving = undefined;
-    this.#arrivingInto = false;
-    const status = this.#arrivingStatus;
-    if (packets === undefined) {
-      const data = isOwn ? octets : keptIn(into, octets);
-      this.#replied(pending, { status, actualOctets: data.length, data });
-    } else {
-      const own = pooled ? octets : keptIn(undefined, octets);
-      const result = readPackets(packets, pending.in, pending.result, own);
-      const data = into === undefined ? result.data : keptIn(into, result.data);
-      this.#replied(pending, { ...result, data });
-    }
+    return pending;
   }
 
   #submitReply(view: DataView, at: number): number {
@@ -227,7 +238,7 @@ export class FrontEnd implements FrameHandler {
   #replied(pending: Pending, result: TransferResult): void {
     pending.result = result;
     const reply = replyOf(result, this.#options.stallProtocol);
-    replied(this.#queueOf(pending.transfer), pending, reply, this.#actions);
+    replied(pending.queue, pending, reply, this.#actions);
     this.#carryOut();
   }
 
@@ -262,7 +273,7 @@ export class FrontEnd implements FrameHandler {
     try {
       answer = pending.done(result);
     } finally {
-      if (answer !== 'later') handled(this.#queueOf(pending.transfer), this.#actions);
+      if (answer !== 'later') handled(pending.queue, this.#actions);
     }
   }
 

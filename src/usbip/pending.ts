@@ -1,11 +1,12 @@
 /** A transfer of the client side while it is under way. */
 
 import type { Handler, Transfer, TransferResult } from '../core/transfer.ts';
-import type { Reply } from '../stall/retry-queue.ts';
+import type { Reply, RetryQueue } from '../stall/retry-queue.ts';
 import { ERRNO_BY_STATUS } from './status.ts';
 
 /** A transfer under way; `FrontEnd.unlink` takes it. */
 export interface Pending {
+  readonly queue: RetryQueue<Pending>;
   readonly transfer: Transfer;
   readonly in: boolean;
   readonly done: Handler;

@@ -130,9 +130,9 @@ export function writeGathered(
   loans: readonly Loan[] = [],
 ): void {
   if (pieces.length > 1) socket.cork();
-  const last = loans.length > 0 ? pieces.length - 1 : -1;
-  for (const [at, piece] of pieces.entries()) {
-    if (at === last) socket.write(piece, () => giveBack(loans));
+  let left = pieces.length;
+  for (const piece of pieces) {
+    if (--left === 0 && loans.length > 0) socket.write(piece, () => giveBack(loans));
     else socket.write(piece);
   }
   if (pieces.length > 1) socket.uncork();

@@ -29,5 +29,6 @@ const STATUS_BY_ERRNO = new Map<number, UrbStatus>(
 
 /** A status as a server sent it; a number that no status has is a protocol error. */
 export function statusOf(errno: number): UrbStatus {
+  if (errno === 0) return 'ok';
   return STATUS_BY_ERRNO.get(errno) ?? 'protocol-error';
 }

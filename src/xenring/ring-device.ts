@@ -12,6 +12,7 @@ import {
   resultOf,
   type Transfer,
   type TransferResult,
+  wholeTransfer,
 } from '../core/transfer.ts';
 import { transferWithin } from '../core/transfer-within.ts';
 import { Actions } from '../stall/actions.ts';
@@ -110,7 +111,8 @@ export class RingDevice {
   }
 
   /** Begins a transfer; `done` is called once, never before this returns. */
-  submit(transfer: Transfer, done: Handler): Pending {
+  submit(asked: Transfer, done: Handler): Pending {
+    const transfer = wholeTransfer(asked);
     assertValid(transfer, isInput(transfer));
     const isIsochronous = transfer.packets !== undefined;
     const end: Handler = isIsochronous ? (all) => done(withoutGaps(transfer, all)) : done;

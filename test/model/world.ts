@@ -29,6 +29,7 @@ import {
   unlinked,
 } from '../../src/stall/endpoint-queue.ts';
 import { EXACT_RECOVERY, type Recovery } from '../../src/stall/fence.ts';
+import { Fifo } from '../../src/stall/fifo.ts';
 import * as retry from '../../src/stall/retry-queue.ts';
 
 /** Who is at the other end, and what the gateway does for it. */
@@ -509,11 +510,12 @@ export class Model {
   /** The fault: retries as soon as handlers have returned, whatever is still at the gateway. */
   #retrySome(front: retry.RetryQueue<number>): void {
     if (front.phase !== 'collecting' || front.handling > 0) return;
-    const missing = front.sent.filter((urb) => !front.returned.has(urb));
-    front.sent = front.sent.filter((urb) => front.returned.has(urb));
+    const sent = front.sent.cut(0);
+    for (const urb of sent) if (front.returned.has(urb)) front.sent.push(urb);
+    const missing = sent.filter((urb) => !front.returned.has(urb));
     front.handling++;
     retry.handled(front, this.#retryActions);
-    front.sent.push(...missing);
+    for (const urb of missing) front.sent.push(urb);
   }
 
   #deviceEnds(world: World, e: number, urb: number, outcome: Outcome): void {
@@ -676,7 +678,7 @@ export class Model {
 
   #checkPath(path: Path): void {
     const { queue } = path;
-    const waiting = queue.waiting.filter((one): one is number => typeof one === 'number');
+    const waiting = [...queue.waiting].filter((one): one is number => typeof one === 'number');
     const barriers = queue.waiting.length - waiting.length;
     check(barriers === queue.barriers, 'I6', 'barriers are miscounted');
     if (queue.phase === 'running') {
@@ -724,8 +726,8 @@ function nextMoment(queue: EndpointQueue<number>): number {
 function shiftTime(queue: EndpointQueue<number>, by: number): void {
   queue.fence.deadline -= by;
   queue.fence.settleEnd -= by;
-  for (const [at, one] of queue.waiting.entries()) {
-    if (one instanceof Barrier) queue.waiting[at] = new Barrier(Math.max(0, one.until - by));
+  for (const [at, one] of [...queue.waiting].entries()) {
+    if (one instanceof Barrier) queue.waiting.set(at, new Barrier(Math.max(0, one.until - by)));
   }
 }
 
@@ -740,7 +742,7 @@ function clonePath(path: Path): Path {
     queue: {
       ...queue,
       fence: { ...queue.fence },
-      waiting: queue.waiting.slice(),
+      waiting: new Fifo(queue.waiting),
       flight: queue.flight.slice(),
       asked: queue.asked.slice(),
       cut: queue.cut.slice(),
@@ -751,8 +753,8 @@ function clonePath(path: Path): Path {
         ? null
         : {
             ...front,
-            sent: front.sent.slice(),
-            waiting: front.waiting.slice(),
+            sent: new Fifo(front.sent),
+            waiting: new Fifo(front.waiting),
             returned: new Set(front.returned),
             asked: new Set(front.asked),
             guarded: new Set(front.guarded),
@@ -802,7 +804,7 @@ function codePath(path: Path, codes: number[]): void {
   // What a phase does not look at before it is set anew is left out.
   const { phase } = queue;
   codes.push(PHASES.indexOf(phase));
-  list(queue.waiting.map((one) => (typeof one === 'number' ? one : 16 + moment(one.until))));
+  list([...queue.waiting].map((one) => (typeof one === 'number' ? one : 16 + moment(one.until))));
   list(queue.flight);
   list(queue.asked);
   list(queue.ended);
@@ -819,8 +821,8 @@ function codePath(path: Path, codes: number[]): void {
   );
   if (front === null) return;
   codes.push(RETRY_PHASES.indexOf(front.phase), front.handling);
-  list(front.sent);
-  list(front.waiting);
+  list([...front.sent]);
+  list([...front.waiting]);
   codes.push(mask(front.returned), mask(front.asked), mask(front.guarded));
 }
 
