@@ -66,7 +66,8 @@ export class FrontEnd implements FrameHandler {
   readonly headerOctets = HEADER_OCTETS;
   readonly keepBody = true;
   readonly #options: FrontEndOptions;
-  readonly #queues = new Map<number, RetryQueue<Pending>>();
+  /** By endpoint number, IN endpoints from 16 on. */
+  readonly #queues: (RetryQueue<Pending> | undefined)[] = new Array(32).fill(undefined);
   readonly #pendings = new Pendings();
   readonly #actions = new Actions<Pending, RetryActionKind>();
   /** Handlers run in here, and may throw. */
@@ -137,7 +138,9 @@ export class FrontEnd implements FrameHandler {
     if (this.#lost) return;
     this.#lost = true;
     this.#pendings.clear();
-    for (const queue of this.#queues.values()) connectionLost(queue, this.#actions);
+    for (const queue of this.#queues) {
+      if (queue !== undefined) connectionLost(queue, this.#actions);
+    }
     this.#carryOut();
   }
 
@@ -289,13 +292,14 @@ export class FrontEnd implements FrameHandler {
   }
 
   #queueOf({ endpoint, type }: Pick<Transfer, 'endpoint' | 'type'>): RetryQueue<Pending> {
-    let queue = this.#queues.get(endpoint);
+    const index = (endpoint & 15) | ((endpoint & 0x80) >> 3);
+    let queue = this.#queues[index];
     const stopsOn = STOPS_ON[type];
     // Another alternate setting may have another kind of endpoint there.
     if (queue === undefined || (queue.stopsOn !== stopsOn && isIdle(queue))) {
       queue = retryQueue(stopsOn, this.#options.stallProtocol ? 'stall-protocol' : 'old');
       if (this.#lost) connectionLost(queue, this.#actions);
-      this.#queues.set(endpoint, queue);
+      this.#queues[index] = queue;
     }
     return queue;
   }

@@ -64,8 +64,12 @@ export class Pendings {
   /** A number that nothing has. 32 bits, which wrap. */
   #next(): number {
     do this.#last = (this.#last + 1) >>> 0;
-    while (this.get(this.#last) !== undefined || this.#unlinks.has(this.#last));
+    while (this.get(this.#last) !== undefined || this.#isUnlink(this.#last));
     return this.#last;
+  }
+
+  #isUnlink(seqnum: number): boolean {
+    return this.#unlinks.size > 0 && this.#unlinks.has(seqnum);
   }
 
   /** Two numbers that differ in a shorter table differ in a longer one. */
