@@ -14,6 +14,7 @@ import { text } from 'node:stream/consumers';
 import { parseArgs } from 'node:util';
 import koffi from 'koffi';
 import { type Granted, importSocket } from '../../src/usbip/import-socket.ts';
+import { deviceIdOf } from '../../src/usbip/operations.ts';
 import { DeviceRecord, OpCommon } from '../../src/usbip/protocol.ts';
 import { descriptorOf, socketReading } from '../../src/usbip/sockets.ts';
 import { unixPair } from '../../src/usbip/unix-pair.ts';
@@ -69,9 +70,9 @@ function relayInC(how: string, { socket }: Granted, ours: number): () => Promise
 async function run([file = '', ...args]: string[]): Promise<object> {
   const address = { host: '127.0.0.1', port: Number(values.tcp) };
   const granted = await importSocket(address, values.busid ?? '', {});
-  const { bus, deviceNumber } = DeviceRecord.read(granted.reply, OpCommon.octets);
+  const record = DeviceRecord.read(granted.reply, OpCommon.octets);
   const { ours, theirs } = unixPair();
-  const all = [...args, '--fd', '3', '--devid', String(((bus << 16) | deviceNumber) >>> 0)];
+  const all = [...args, '--fd', '3', '--devid', `${deviceIdOf(record)}`];
   const load = spawn(file, all, { stdio: ['ignore', 'pipe', 'inherit', theirs] });
   closeSync(theirs);
   const end =

@@ -9,7 +9,7 @@ import { CAPABILITY, readCapabilities } from './extension.ts';
 import { Framer } from './framer.ts';
 import { FrontEnd } from './front-end.ts';
 import { type Granted, importSocket } from './import-socket.ts';
-import { pathOf } from './operations.ts';
+import { deviceIdOf, pathOf } from './operations.ts';
 import type { Pending } from './pending.ts';
 import { DeviceRecord, OpCommon, SPEED_NAMES } from './protocol.ts';
 import type { RelayDevice } from './relay-device.ts';
@@ -85,7 +85,7 @@ export class RemoteDevice implements RelayDevice {
 
   /** As the server's commands name it: bus number and device number there. */
   get deviceId(): number {
-    return ((this.record.bus << 16) | this.record.deviceNumber) >>> 0;
+    return deviceIdOf(this.record);
   }
 
   /** The server's address, for people. */

@@ -7,6 +7,7 @@
  */
 import type { Speed } from '../core/device.ts';
 import { importSocket } from './import-socket.ts';
+import { deviceIdOf } from './operations.ts';
 import { DeviceRecord, OpCommon, SPEED_NAMES } from './protocol.ts';
 import type { ListenAddress } from './server.ts';
 import { descriptorOf } from './sockets.ts';
@@ -48,9 +49,8 @@ export class DirectLink {
     const { socket, reply } = await importSocket(server, busId, { stallProtocol: false });
     try {
       const record = DeviceRecord.read(reply, OpCommon.octets);
-      const deviceId = ((record.bus << 16) | record.deviceNumber) >>> 0;
       const speed = SPEED_NAMES.get(record.speed) ?? 'high';
-      const port = vhci.attach(descriptorOf(socket), deviceId, speed, wantedPort);
+      const port = vhci.attach(descriptorOf(socket), deviceIdOf(record), speed, wantedPort);
       return new DirectLink(vhci, port, speed);
     } finally {
       socket.on('close', () => {});

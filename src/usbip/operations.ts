@@ -80,8 +80,8 @@ export function importRefusal(status: 'busy' | 'noDevice' | 'deviceError'): Buff
 }
 
 /** devid of every URB header of this import. */
-export function deviceIdOf(one: Export): number {
-  return (one.bus << 16) | one.deviceNumber;
+export function deviceIdOf({ bus, deviceNumber }: Pick<Export, 'bus' | 'deviceNumber'>): number {
+  return ((bus << 16) | deviceNumber) >>> 0;
 }
 
 function opReply(code: number, status: keyof typeof OPERATION_STATUS): Buffer {
