@@ -1,4 +1,5 @@
 /** What programs ask of a device elsewhere, across TCP or behind a ring, and what they get. */
+import type { Reply } from '../stall/retry-queue.ts';
 import { assert } from './assert.ts';
 import type { TransferType } from './device.ts';
 import type { UrbStatus } from './urb.ts';
@@ -102,4 +103,12 @@ export function assertValid(transfer: Transfer, isIn: boolean): void {
 /** A result without data. */
 export function resultOf(status: UrbStatus): TransferResult {
   return { status, actualOctets: 0, data: NO_OCTETS };
+}
+
+/** What a result means to the queue of its endpoint. USB/IP and the ring have one number for 'unlinked' and 'returned'. */
+export function replyOf({ status, actualOctets }: TransferResult, stallProtocol: boolean): Reply {
+  if (status === 'ok' || status === 'short') return status;
+  const isUntouched = (status === 'unlinked' || status === 'returned') && actualOctets === 0;
+  if (!isUntouched) return 'error';
+  return stallProtocol ? 'returned' : 'unlinked';
 }

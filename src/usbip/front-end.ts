@@ -17,6 +17,7 @@ import {
   type Handler,
   isInput,
   NO_OCTETS,
+  replyOf,
   resultOf,
   roomOf,
   type Transfer,
@@ -40,7 +41,7 @@ import {
 import { CommandWriter } from './command-writer.ts';
 import type { FrameHandler } from './framer.ts';
 import { packetsOctets, readPackets, withoutGaps } from './front-end-packets.ts';
-import { type Pending, replyOf } from './pending.ts';
+import type { Pending } from './pending.ts';
 import { Pendings } from './pendings.ts';
 import { COMMAND, HEADER_OCTETS, RetSubmit, RetUnlink } from './protocol.ts';
 import { statusOf } from './status.ts';

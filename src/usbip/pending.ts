@@ -1,8 +1,7 @@
 /** A transfer of the client side while it is under way. */
 
 import type { Handler, Transfer, TransferResult } from '../core/transfer.ts';
-import type { Reply, RetryQueue } from '../stall/retry-queue.ts';
-import { ERRNO_BY_STATUS } from './status.ts';
+import type { RetryQueue } from '../stall/retry-queue.ts';
 
 /** A transfer under way; `FrontEnd.unlink` takes it. */
 export interface Pending {
@@ -13,11 +12,4 @@ export interface Pending {
   /** Of its last CMD_SUBMIT. */
   seqnum: number;
   result: TransferResult;
-}
-
-/** What a reply means to the queue. */
-export function replyOf({ status, actualOctets }: TransferResult, stallProtocol: boolean): Reply {
-  if (status === 'ok' || status === 'short') return status;
-  if (ERRNO_BY_STATUS[status] !== ERRNO_BY_STATUS.unlinked || actualOctets > 0) return 'error';
-  return stallProtocol ? 'returned' : 'unlinked';
 }

@@ -9,6 +9,7 @@ import {
   assertValid,
   type Handler,
   isInput,
+  replyOf,
   resultOf,
   type Transfer,
   type TransferResult,
@@ -21,7 +22,6 @@ import {
   handled,
   isIdle,
   overtaken,
-  type Reply,
   type RetryActionKind,
   type RetryQueue,
   replied,
@@ -261,11 +261,4 @@ export class RingDevice {
     }
     return queue;
   }
-}
-
-/** What a reply means to the queue. */
-function replyOf({ status, actualOctets }: TransferResult, stallProtocol: boolean): Reply {
-  if (status === 'ok' || status === 'short') return status;
-  if (status !== 'unlinked' || actualOctets > 0) return 'error';
-  return stallProtocol ? 'returned' : 'unlinked';
 }
