@@ -34,6 +34,7 @@ import { EndpointSlot, type EndpointSlotOptions } from './endpoint-slot.ts';
 import { timedRecovery } from './recovery.ts';
 import { runningTime } from './running-time.ts';
 import type { Urb, UrbStatus } from './urb.ts';
+import { UrbTable } from './urb-table.ts';
 
 export interface SessionClient {
   /** The URB is done, its result filled in. Called once for each submitted URB. */
@@ -66,7 +67,7 @@ export class DeviceSession implements DeviceHost {
   readonly #slotOptions: EndpointSlotOptions;
   /** By endpoint number, IN endpoints from 16 on. Endpoint 0 has one queue for both ways. */
   readonly #slots: (EndpointSlot | undefined)[] = new Array(32).fill(undefined);
-  readonly #outstanding = new Map<number, Urb>();
+  readonly #outstanding = new UrbTable();
   readonly #actions = new Actions<Urb, ActionKind>();
   #carryingOut = false;
   #state: State = 'open';
@@ -100,7 +101,7 @@ export class DeviceSession implements DeviceHost {
   }
 
   has(id: number): boolean {
-    return this.#outstanding.has(id);
+    return this.#outstanding.get(id) !== undefined;
   }
 
   outstanding(id: number): Urb | undefined {
@@ -115,10 +116,10 @@ export class DeviceSession implements DeviceHost {
   /** The URB's id must be new and its endpoint one of this device's. */
   submit(urb: Urb): void {
     assert(this.#state === 'open', 'Cannot submit a URB: the session is not open');
-    assert(!this.#outstanding.has(urb.id), 'Cannot submit a URB: its id is outstanding');
-    this.#outstanding.set(urb.id, urb);
+    assert(!this.has(urb.id), 'Cannot submit a URB: its id is outstanding');
+    this.#outstanding.add(urb);
     urb.outstanding = true;
-    this.urbCount++;
+    urb.place = this.urbCount++;
     const slot = this.#slotOf(urb.endpoint);
     if (slot.info.type === urb.endpoint.type) slot.info = urb.endpoint;
     const { queue } = slot;
@@ -246,7 +247,8 @@ export class DeviceSession implements DeviceHost {
 
   /** Newest first, so that none starts because one ahead of it has left. */
   #unlinkAll(): void {
-    for (const id of [...this.#outstanding.keys()].reverse()) this.unlink(id);
+    const all = [...this.#outstanding].sort((one, other) => other.place - one.place);
+    for (const { id } of all) this.unlink(id);
     this.#forEachSlot((slot) => closed(slot.queue, this.#actions));
   }
 
@@ -306,7 +308,7 @@ export class DeviceSession implements DeviceHost {
   }
 
   #giveBack(urb: Urb, status: UrbStatus): void {
-    const known = this.#outstanding.delete(urb.id);
+    const known = this.#outstanding.delete(urb);
     assert(known, 'Cannot give back a URB: it was given back before');
     urb.outstanding = false;
     const unasked = this.#state !== 'open' && status === 'unlinked';

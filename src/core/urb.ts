@@ -118,6 +118,8 @@ export class Urb {
 
   /** Belongs to the session: true from `submit` until the URB is given back. */
   outstanding = false;
+  /** Belongs to the session: how many URBs were submitted before. */
+  place = 0;
   /** Belongs to the transport: the request that asked for an unlink, or -1. */
   unlinkTag = -1;
   /** Belongs to the transport: pooled memory behind `dataOut`, to be reused afterwards. */

@@ -11,7 +11,7 @@
 import { assert } from '../core/assert.ts';
 import { RemoteProtocolError } from '../core/errors.ts';
 import { keptIn } from '../core/kept-in.ts';
-import { STOPS_ON } from '../core/stops-on.ts';
+import { RetryQueues } from '../core/retry-queues.ts';
 import {
   assertValid,
   type Handler,
@@ -27,14 +27,10 @@ import {
 import type { UrbStatus } from '../core/urb.ts';
 import { Actions } from '../stall/actions.ts';
 import {
-  connectionLost,
   handled,
-  isIdle,
   overtaken,
   type RetryActionKind,
-  type RetryQueue,
   replied,
-  retryQueue,
   submitted,
   unlinked,
 } from '../stall/retry-queue.ts';
@@ -67,8 +63,7 @@ export class FrontEnd implements FrameHandler {
   readonly headerOctets = HEADER_OCTETS;
   readonly keepBody = true;
   readonly #options: FrontEndOptions;
-  /** By endpoint number, IN endpoints from 16 on. */
-  readonly #queues: (RetryQueue<Pending> | undefined)[] = new Array(32).fill(undefined);
+  readonly #queues: RetryQueues<Pending>;
   readonly #pendings = new Pendings();
   readonly #actions = new Actions<Pending, RetryActionKind>();
   /** Handlers run in here, and may throw. */
@@ -81,6 +76,7 @@ export class FrontEnd implements FrameHandler {
 
   constructor(options: FrontEndOptions) {
     this.#options = options;
+    this.#queues = new RetryQueues(options.stallProtocol, this.#actions);
     this.#writer = new CommandWriter(options.deviceId);
   }
 
@@ -100,7 +96,7 @@ export class FrontEnd implements FrameHandler {
     const isIn = isInput(whole);
     assertValid(whole, isIn);
     const transfer = withoutGaps(whole, isIn);
-    const queue = this.#queueOf(transfer);
+    const queue = this.#queues.of(transfer);
     const pending = { queue, transfer, in: isIn, done, seqnum: 0, result: UNLINKED };
     const guarded = transfer.shortNotOk === true || this.#options.holdBack === 'all';
     submitted(queue, pending, guarded, this.#actions);
@@ -126,7 +122,7 @@ export class FrontEnd implements FrameHandler {
    * until the function that this returns is called.
    */
   overtaken(transfer: Pick<Transfer, 'endpoint' | 'type'>): () => void {
-    const queue = this.#queueOf(transfer);
+    const queue = this.#queues.of(transfer);
     overtaken(queue);
     return () => {
       handled(queue, this.#actions);
@@ -139,9 +135,7 @@ export class FrontEnd implements FrameHandler {
     if (this.#lost) return;
     this.#lost = true;
     this.#pendings.clear();
-    for (const queue of this.#queues) {
-      if (queue !== undefined) connectionLost(queue, this.#actions);
-    }
+    this.#queues.lost();
     this.#carryOut();
   }
 
@@ -290,18 +284,5 @@ export class FrontEnd implements FrameHandler {
   #sendUnlink(pending: Pending): void {
     this.#writer.unlink(this.#pendings.addUnlink(pending), pending.seqnum);
     this.#options.onOutput(this.#writer.count);
-  }
-
-  #queueOf({ endpoint, type }: Pick<Transfer, 'endpoint' | 'type'>): RetryQueue<Pending> {
-    const index = (endpoint & 15) | ((endpoint & 0x80) >> 3);
-    let queue = this.#queues[index];
-    const stopsOn = STOPS_ON[type];
-    // Another alternate setting may have another kind of endpoint there.
-    if (queue === undefined || (queue.stopsOn !== stopsOn && isIdle(queue))) {
-      queue = retryQueue(stopsOn, this.#options.stallProtocol ? 'stall-protocol' : 'old');
-      if (this.#lost) connectionLost(queue, this.#actions);
-      this.#queues[index] = queue;
-    }
-    return queue;
   }
 }

@@ -4,7 +4,7 @@
  * queue of `src/stall`: against a back end that speaks the stall protocol by retrying what that
  * returns, against any other by holding back what must not overtake.
  */
-import { STOPS_ON } from '../core/stops-on.ts';
+import { RetryQueues } from '../core/retry-queues.ts';
 import {
   assertValid,
   type Handler,
@@ -18,14 +18,11 @@ import {
 import { transferWithin } from '../core/transfer-within.ts';
 import { Actions } from '../stall/actions.ts';
 import {
-  connectionLost,
   handled,
-  isIdle,
   overtaken,
   type RetryActionKind,
   type RetryQueue,
   replied,
-  retryQueue,
   submitted,
   unlinked,
 } from '../stall/retry-queue.ts';
@@ -83,7 +80,7 @@ export class RingDevice {
    */
   holdBack: 'short-not-ok' | 'all' = 'short-not-ok';
   readonly #urbs: FrontUrbs;
-  readonly #queues = new Map<number, RetryQueue<Submission>>();
+  readonly #queues: RetryQueues<Submission>;
   readonly #actions = new Actions<Submission, RetryActionKind>();
   /** Handlers run in here, and may throw. */
   readonly #act = (kind: RetryActionKind, pending: Submission) => this.#carryOutOne(kind, pending);
@@ -99,6 +96,7 @@ export class RingDevice {
     this.port = port;
     this.speed = speed;
     this.stallProtocol = stallProtocol;
+    this.#queues = new RetryQueues(stallProtocol, this.#actions);
     this.#urbs = urbs;
     this.closed = new Promise((resolve) => {
       this.#resolveClosed = resolve;
@@ -125,7 +123,7 @@ export class RingDevice {
   }
 
   #submit(transfer: Transfer, done: Handler): Pending {
-    const queue = this.#queueOf(transfer);
+    const queue = this.#queues.of(transfer);
     const pending = new Submission(this.port, transfer, done, queue, this.#onAnswered);
     this.#underWay++;
     const guarded = transfer.shortNotOk === true || this.holdBack === 'all';
@@ -172,7 +170,7 @@ export class RingDevice {
    * until the function that this returns is called.
    */
   overtaken(transfer: Pick<Transfer, 'endpoint' | 'type'>): () => void {
-    const queue = this.#queueOf(transfer);
+    const queue = this.#queues.of(transfer);
     overtaken(queue);
     return () => {
       handled(queue, this.#actions);
@@ -185,8 +183,7 @@ export class RingDevice {
    * finds its queues as after plugging in. Resolves when all is back; nobody may submit meanwhile.
    */
   async release(): Promise<void> {
-    const all = [...this.#queues.values()].flatMap(({ sent, waiting }) => [...sent, ...waiting]);
-    for (const one of all) this.unlink(one);
+    for (const one of this.#queues.transfers()) this.unlink(one);
     if (this.#underWay > 0) {
       await new Promise<void>((resolve) => {
         this.#onQuiet = resolve;
@@ -200,7 +197,7 @@ export class RingDevice {
     if (this.#lost) return;
     this.#lost = true;
     this.#urbs.forget(this.port);
-    for (const queue of this.#queues.values()) connectionLost(queue, this.#actions);
+    this.#queues.lost();
     this.#carryOut();
     this.#resolveClosed();
   }
@@ -248,17 +245,5 @@ export class RingDevice {
       if (answer !== 'later') handled(pending.queue, this.#actions);
       if (--this.#underWay === 0) this.#onQuiet();
     }
-  }
-
-  #queueOf({ endpoint, type }: Pick<Transfer, 'endpoint' | 'type'>): RetryQueue<Submission> {
-    let queue = this.#queues.get(endpoint);
-    const stopsOn = STOPS_ON[type];
-    // Another alternate setting may have another kind of endpoint there.
-    if (queue === undefined || (queue.stopsOn !== stopsOn && isIdle(queue))) {
-      queue = retryQueue(stopsOn, this.stallProtocol ? 'stall-protocol' : 'old');
-      if (this.#lost) connectionLost(queue, this.#actions);
-      this.#queues.set(endpoint, queue);
-    }
-    return queue;
   }
 }
