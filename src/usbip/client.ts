@@ -19,8 +19,9 @@ import { setUserTimeout, writeGathered } from './sockets.ts';
 /** A server that acknowledges nothing for so long is taken for gone. */
 const USER_TIMEOUT_MILLISECONDS = 20_000;
 /**
- * Commands that wait for others while the replies of a chunk are handled. With all of them the server
- * would have nothing to do meanwhile, and this program nothing while the server works (docs/decisions/0074).
+ * While the replies of a chunk are handled, commands wait until there are so many, and half of what is under way. If
+ * all of them waited, the server would have nothing to do meanwhile, and this program nothing while the server
+ * works (docs/decisions/0074, 0077).
  */
 const COMMANDS_TOGETHER = 8;
 
@@ -57,8 +58,8 @@ export class RemoteDevice implements RelayDevice {
       holdBack: options.holdBack ?? 'short-not-ok',
       onOutput: (commands) => {
         if (this.#receiving) {
-          if (commands >= COMMANDS_TOGETHER && commands * 2 >= this.#frontEnd.outstandingCount)
-            this.#sendAll();
+          const isHalf = commands * 2 >= this.#frontEnd.outstandingCount;
+          if (commands >= COMMANDS_TOGETHER && isHalf) this.#sendAll();
         } else if (commands === 1) process.nextTick(this.#flush);
       },
     });

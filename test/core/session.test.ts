@@ -323,9 +323,9 @@ describe('DeviceSession', () => {
     const recovery = {
       kind: 'hold',
       settleMilliseconds: 0,
-      loneTransfers: 0,
       holdMilliseconds: exact,
       arrivalMilliseconds: exact,
+      loneTransfers: exact,
     } as const;
 
     function reporting() {
