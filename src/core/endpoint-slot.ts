@@ -4,9 +4,9 @@
  */
 import { deadlineOf, type EndpointQueue, endpointQueue } from '../stall/endpoint-queue.ts';
 import type { Recovery } from '../stall/fence.ts';
-import type { Clock } from './clock.ts';
 import type { EndpointInfo, QueueModel, TransferType, UsbDevice } from './device.ts';
 import { controlRecovery } from './recovery.ts';
+import type { RunningClock } from './running-time.ts';
 import { STOPS_ON } from './stops-on.ts';
 import type { Urb } from './urb.ts';
 
@@ -24,7 +24,9 @@ export interface EndpointSlotOptions {
   readonly device: UsbDevice;
   /** The session's; endpoint 0 has its own way of it. */
   readonly recovery: Recovery;
-  readonly clock: Clock;
+  readonly clock: RunningClock;
+  /** Whether the client's machine may have the report at this mark. */
+  readonly hasReport: (mark: number) => boolean;
   /** The queue's deadline has come. */
   readonly onDeadline: (slot: EndpointSlot) => void;
 }
@@ -82,12 +84,15 @@ export class EndpointSlot {
     this.#armed = deadline;
     this.#cancelTimer = () => {};
     if (deadline === Number.POSITIVE_INFINITY) return;
-    const { clock, onDeadline } = this.#options;
+    const { clock, onDeadline, hasReport } = this.#options;
     const wait = Math.max(0, deadline - clock.now());
-    this.#cancelTimer = clock.after(wait, () => {
+    const elapsed = () => {
       this.#armed = Number.POSITIVE_INFINITY;
       onDeadline(this);
-    });
+    };
+    // A hold is time for handlers, which cannot run before the report is there.
+    const counts = () => this.queue.phase !== 'holding' || hasReport(this.mark);
+    this.#cancelTimer = clock.after(wait, elapsed, counts);
   }
 
   /** Another takes its place: no timer of this one runs. */

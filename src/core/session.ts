@@ -32,7 +32,7 @@ import { type ControlEffect, controlEffect } from './control-effect.ts';
 import type { DeviceHost, EndpointInfo, UsbDevice } from './device.ts';
 import { EndpointSlot, type EndpointSlotOptions } from './endpoint-slot.ts';
 import { timedRecovery } from './recovery.ts';
-import { runningTime } from './running-time.ts';
+import { type RunningClock, runningTime } from './running-time.ts';
 import type { Urb, UrbStatus } from './urb.ts';
 import { UrbTable } from './urb-table.ts';
 
@@ -63,7 +63,7 @@ export class DeviceSession implements DeviceHost {
   urbCount = 0;
   errorCount = 0;
   readonly #client: SessionClient;
-  readonly #clock: Clock;
+  readonly #clock: RunningClock;
   readonly #slotOptions: EndpointSlotOptions;
   /** By endpoint number, IN endpoints from 16 on. Endpoint 0 has one queue for both ways. */
   readonly #slots: (EndpointSlot | undefined)[] = new Array(32).fill(undefined);
@@ -87,7 +87,8 @@ export class DeviceSession implements DeviceHost {
     const { recovery = timedRecovery() } = options;
     this.#clock = runningTime(options.clock ?? systemClock);
     const onDeadline = (slot: EndpointSlot) => this.#elapsed(slot);
-    this.#slotOptions = { device, recovery, clock: this.#clock, onDeadline };
+    const hasReport = (mark: number) => client.evidence?.(mark) !== 'sent-before-report';
+    this.#slotOptions = { device, recovery, clock: this.#clock, hasReport, onDeadline };
     device.open(this);
   }
 

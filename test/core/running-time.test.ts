@@ -53,6 +53,18 @@ describe('runningTime', () => {
     assert.equal(pieces, (2 * 1000) / PIECE_MILLISECONDS);
   });
 
+  it('counts no piece that the caller does not', () => {
+    const clock = new FakeClock();
+    const calls: number[] = [];
+    const begin = clock.now();
+    const end = begin + 3000;
+    const counts = () => clock.now() > end;
+    runningTime(clock).after(200, () => calls.push(clock.now() - begin), counts);
+    clock.advance(10_000);
+    assert.deepEqual(calls, [3200]);
+    assert.equal(clock.timers, 0);
+  });
+
   it('is cancelled in every piece', () => {
     const { clock, calls, cancel } = waiting(1000);
     clock.advance(333);

@@ -292,6 +292,23 @@ describe('DeviceSession', () => {
       assert.deepEqual(client.take(), ['5 unlinked 0', '4 unlinked 0', '3 unlinked 0']);
     });
 
+    it('a report that the client’s machine has not acknowledged ends no hold', () => {
+      const { device, client, session, clock } = open();
+      let acknowledged = false;
+      const known: SessionClient = client;
+      known.reportMark = () => client.log.length;
+      known.evidence = () => (acknowledged ? 'sent-after-report' : 'sent-before-report');
+      for (const id of [1, 2, 3]) session.submit(read(id));
+      device.complete(device.atDevice[0], 'stall');
+      clock.advance(10 * LONG);
+      assert.deepEqual(device.take(), ['submit 1']);
+      acknowledged = true;
+      clock.advance(900);
+      assert.deepEqual(device.take(), []);
+      clock.advance(100);
+      assert.deepEqual(device.take(), ['submit 2']);
+    });
+
     it('of another endpoint or interface do not', () => {
       const { device, session, clock } = open();
       for (const id of [1, 2]) session.submit(read(id));
