@@ -6,7 +6,7 @@ import { blockDevice, DISK_MODULES } from './lab/block-device.ts';
 import { type Gateway, startGateway } from './lab/gateway.ts';
 import { bootGuest, type Guest } from './lab/guest.ts';
 import { sharedGuest } from './lab/shared-guest.ts';
-import { loadUsbtest, runUsbtest, usbtestFaults } from './lab/testusb.ts';
+import { loadUsbtest, runUsbtest } from './lab/testusb.ts';
 import { attach, detach, detachAll, loadVhci, ports, waitFree } from './lab/usbip.ts';
 
 const ATTACHMENTS = 100;
@@ -55,7 +55,10 @@ describe('robustness', function () {
       const cases = [1, 2, 3, 5, 6, 27, 28].map((number) => ({ number, varyOctets: 512 }));
       const testLoads = devices.slice(disks).map(async (device) => {
         const results = await runUsbtest(guest, device.node, cases);
-        assert.deepEqual(usbtestFaults(results), []);
+        assert.deepEqual(
+          results.map(({ outcome }) => outcome),
+          cases.map(() => 'pass'),
+        );
       });
       await Promise.all([...diskLoads, ...testLoads]);
       await detachAll(guest);

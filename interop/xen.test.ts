@@ -132,7 +132,10 @@ describe('A Xen guest with the kernel’s own front end', function () {
     const results = await runUsbtest(domain.guest, node, ISOCHRONOUS_CASES);
     await unplug(domain, 1);
     await domain.guest.succeed('rmmod usbtest');
-    assert.deepEqual(usbtestFaults(results), []);
+    assert.deepEqual(
+      results.map(({ case: { number }, outcome, reason }) => [number, outcome, reason]),
+      ISOCHRONOUS_CASES.map(({ number }) => [number, 'pass', undefined]),
+    );
   });
 
   it('has a keyboard', async () => {

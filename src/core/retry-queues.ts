@@ -7,16 +7,14 @@ import {
   retryQueue,
   type Server,
 } from '../stall/retry-queue.ts';
+import { ENDPOINT_PLACES, placeOf } from './endpoint-place.ts';
 import { STOPS_ON } from './stops-on.ts';
 import type { Transfer } from './transfer.ts';
-
-const QUEUES_MAX = 32;
 
 export class RetryQueues<T> {
   readonly #server: Server;
   readonly #actions: RetryActions<T>;
-  /** By endpoint number, IN endpoints from 16 on. Endpoint 0 has one queue for both ways. */
-  readonly #queues: (RetryQueue<T> | undefined)[] = new Array(QUEUES_MAX).fill(undefined);
+  readonly #queues: (RetryQueue<T> | undefined)[] = new Array(ENDPOINT_PLACES).fill(undefined);
   #isLost = false;
 
   constructor(stallProtocol: boolean, actions: RetryActions<T>) {
@@ -25,7 +23,7 @@ export class RetryQueues<T> {
   }
 
   of({ endpoint, type }: Pick<Transfer, 'endpoint' | 'type'>): RetryQueue<T> {
-    const index = (endpoint & 15) | ((endpoint & 0x80) >> 3);
+    const index = placeOf(endpoint);
     const queue = this.#queues[index];
     const stopsOn = STOPS_ON[type];
     // Another alternate setting may have another kind of endpoint there.

@@ -30,6 +30,7 @@ import { assert } from './assert.ts';
 import { type Clock, systemClock } from './clock.ts';
 import { type ControlEffect, controlEffect } from './control-effect.ts';
 import type { DeviceHost, EndpointInfo, UsbDevice } from './device.ts';
+import { ENDPOINT_PLACES, placeOf } from './endpoint-place.ts';
 import { EndpointSlot, type EndpointSlotOptions } from './endpoint-slot.ts';
 import { timedRecovery } from './recovery.ts';
 import { type RunningClock, runningTime } from './running-time.ts';
@@ -65,8 +66,7 @@ export class DeviceSession implements DeviceHost {
   readonly #client: SessionClient;
   readonly #clock: RunningClock;
   readonly #slotOptions: EndpointSlotOptions;
-  /** By endpoint number, IN endpoints from 16 on. Endpoint 0 has one queue for both ways. */
-  readonly #slots: (EndpointSlot | undefined)[] = new Array(32).fill(undefined);
+  readonly #slots: (EndpointSlot | undefined)[] = new Array(ENDPOINT_PLACES).fill(undefined);
   readonly #outstanding = new UrbTable();
   readonly #actions = new Actions<Urb, ActionKind>();
   #carryingOut = false;
@@ -264,7 +264,7 @@ export class DeviceSession implements DeviceHost {
 
   #slotOf(endpoint: EndpointInfo): EndpointSlot {
     const { address, type } = endpoint;
-    const index = (address & 15) | ((address & 0x80) >> 3);
+    const index = placeOf(address);
     const slot = this.#slots[index];
     // Another alternate setting may have another kind of endpoint there; it gets a queue of its own
     // when the old one's URBs are all back.

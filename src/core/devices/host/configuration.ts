@@ -1,6 +1,7 @@
 /**
  * What a real device's descriptors say, and which of its settings is the active one.
  */
+
 import {
   type ConfigurationDescriptor,
   controlEndpoint,
@@ -9,15 +10,11 @@ import {
   parseDeviceDescriptor,
 } from '../../descriptors.ts';
 import type { DeviceInfo, EndpointInfo, Speed } from '../../device.ts';
+import { ENDPOINT_PLACES, placeOf } from '../../endpoint-place.ts';
 
 const DEVICE_OCTETS = 18;
 /** USB 3.2, 9.6.1: a power of two for SuperSpeed. */
 const isPowerOfTwo = (speed: Speed) => speed === 'super' || speed === 'super-plus';
-
-/** 0..31: IN endpoints from 16 on. */
-export function placeOf(address: number): number {
-  return (address & 15) | ((address & 0x80) >> 3);
-}
 
 export class ActiveConfiguration {
   readonly device: DeviceDescriptor;
@@ -118,7 +115,7 @@ export class ActiveConfiguration {
   }
 
   #list(): void {
-    this.#endpoints = new Array(32).fill(undefined);
+    this.#endpoints = new Array(ENDPOINT_PLACES).fill(undefined);
     for (const one of this.#active?.alternates ?? []) {
       if (one.alternate !== (this.#alternates.get(one.number) ?? 0)) continue;
       for (const endpoint of one.endpoints) {

@@ -6,8 +6,8 @@
  */
 import { assert } from '../../assert.ts';
 import type { EndpointInfo } from '../../device.ts';
+import { ENDPOINT_PLACES, placeOf } from '../../endpoint-place.ts';
 import type { Urb } from '../../urb.ts';
-import { placeOf } from '../host/configuration.ts';
 import { PACKETS_MAX, TYPE_NUMBER, UsbfsPacket, UsbfsUrb } from './abi.ts';
 import type { Memory } from './kernel.ts';
 import type { Block } from './transfer-memory.ts';
@@ -41,7 +41,7 @@ export interface EndpointRun {
 }
 
 export class EndpointRuns {
-  readonly #runs: (EndpointRun | undefined)[] = new Array(32).fill(undefined);
+  readonly #runs: (EndpointRun | undefined)[] = new Array(ENDPOINT_PLACES).fill(undefined);
 
   /** A URB of this endpoint goes in pieces. */
   isInPieces({ address }: EndpointInfo): boolean {

@@ -8,9 +8,11 @@
  * Endpoint 0 is served by `ControlPipe`; what packets do to transfers stands in packets.ts and
  * isochronous.ts.
  */
+
 import { assert } from '../../assert.ts';
 import { type Clock, systemClock } from '../../clock.ts';
 import type { DeviceHost, DeviceInfo, EndpointInfo, UsbDevice } from '../../device.ts';
+import { ENDPOINT_PLACES, placeOf } from '../../endpoint-place.ts';
 import type { Urb, UrbStatus } from '../../urb.ts';
 import { ControlPipe } from './control-pipe.ts';
 import type { DeviceDefinition, EndpointDefinition } from './definition.ts';
@@ -18,11 +20,6 @@ import { failPackets, movePackets, schedule } from './isochronous.ts';
 import { type EndpointRun, moveData, type Progress } from './packets.ts';
 
 const NO_OCTETS = Buffer.alloc(0);
-
-/** 0..31: IN endpoints from 16 on. */
-export function slotOf(address: number): number {
-  return (address & 15) | ((address & 0x80) >> 3);
-}
 
 export interface VirtualDeviceOptions {
   readonly clock?: Clock;
@@ -37,7 +34,7 @@ export class VirtualDevice<S> implements UsbDevice {
   readonly #control: ControlPipe<S>;
   readonly #clock: Clock;
   readonly #onFault: (error: unknown) => void;
-  readonly #endpoints: (EndpointRun<S> | undefined)[] = new Array(32).fill(undefined);
+  readonly #endpoints: (EndpointRun<S> | undefined)[] = new Array(ENDPOINT_PLACES).fill(undefined);
   #controlUrb: Urb | null = null;
   #host: DeviceHost | null = null;
   /** Slots to serve, one bit each; bit 0 is endpoint 0. */
@@ -49,13 +46,13 @@ export class VirtualDevice<S> implements UsbDevice {
     this.#clock = options.clock ?? systemClock;
     this.#onFault = options.onFault ?? (() => {});
     this.state = definition.state({
-      wake: (address) => this.#wake(slotOf(address)),
-      halt: (address) => this.#halt(slotOf(address)),
+      wake: (address) => this.#wake(placeOf(address)),
+      halt: (address) => this.#halt(placeOf(address)),
     });
     this.#control = new ControlPipe(definition, this.state, {
-      endpoint: (address) => this.#endpoints[slotOf(address)],
+      endpoint: (address) => this.#endpoints[placeOf(address)],
       replaceEndpoints: (gone, come) => this.#replaceEndpoints(gone, come),
-      halt: (address) => this.#halt(slotOf(address)),
+      halt: (address) => this.#halt(placeOf(address)),
     });
   }
 
@@ -65,7 +62,7 @@ export class VirtualDevice<S> implements UsbDevice {
 
   endpoint(address: number): EndpointInfo | undefined {
     if ((address & 15) === 0) return this.#control.endpoint;
-    return this.#endpoints[slotOf(address)]?.info;
+    return this.#endpoints[placeOf(address)]?.info;
   }
 
   open(host: DeviceHost): void {
@@ -80,7 +77,7 @@ export class VirtualDevice<S> implements UsbDevice {
       this.#wake(0);
       return;
     }
-    const slot = slotOf(urb.endpoint.address);
+    const slot = placeOf(urb.endpoint.address);
     const run = this.#endpoints[slot];
     // The endpoint may have gone with a SET_INTERFACE while the URB waited in its queue.
     if (run === undefined || run.info !== urb.endpoint) {
@@ -103,7 +100,7 @@ export class VirtualDevice<S> implements UsbDevice {
       this.#complete(urb, 'unlinked', 0, NO_OCTETS);
       return;
     }
-    const run = this.#endpoints[slotOf(urb.endpoint.address)];
+    const run = this.#endpoints[placeOf(urb.endpoint.address)];
     if (run?.urb !== urb) return; // it has completed, or is about to
     if (run.moved > 0) this.#tellUnlink(run.info.address);
     this.#finish(run, 'unlinked');
@@ -243,12 +240,12 @@ export class VirtualDevice<S> implements UsbDevice {
 
   #replaceEndpoints(gone: readonly EndpointInfo[], come: readonly EndpointPair<S>[]): void {
     for (const { address } of gone) {
-      const run = this.#endpoints[slotOf(address)];
-      this.#endpoints[slotOf(address)] = undefined;
+      const run = this.#endpoints[placeOf(address)];
+      this.#endpoints[placeOf(address)] = undefined;
       if (run?.urb) this.#finish(run, 'shutdown');
     }
     for (const { info, definition } of come) {
-      this.#endpoints[slotOf(info.address)] = {
+      this.#endpoints[placeOf(info.address)] = {
         info,
         definition,
         halted: false,
