@@ -5,9 +5,12 @@
  *
  *   --unit      no interop tests            --interop    only those
  *   --soak      the long runs of interop/   --grep TEXT  only tests whose name has it
+ *   --soak --unit   the unit tests, ten times
+ *   --busy      beside two endless loops, as on a machine that has other work
  *
  * With CI=true a skipped interop test is a failure.
  */
+import { spawn } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -16,6 +19,8 @@ import { build, install, run, runBin, runBinQuietly } from './tools.mjs';
 
 const args = process.argv.slice(2);
 const only = ['--unit', '--interop', '--soak'].find((flag) => args.includes(flag));
+const UNIT_ROUNDS = only === '--unit' && args.includes('--soak') ? 10 : 1;
+const BUSY_LOOPS = args.includes('--busy') ? 2 : 0;
 const grepAt = args.indexOf('--grep');
 const grep = grepAt >= 0 ? ['--grep', args[grepAt + 1]] : [];
 /** A whole run takes so long for hostile front ends; `npm run unit` is to take seconds. */
@@ -58,7 +63,24 @@ async function interop({ title, files }, runner) {
   }
 }
 
+/** The unit tests once; whether all passed. */
+async function unit(environment, fuzz) {
+  const failedBefore = counts.failed;
+  await inLanes(unitGroups(), (group) => mocha(group, { ...fuzz, ...environment }, runBinQuietly));
+  return counts.failed === failedBefore;
+}
+
+/** Keeps CPUs busy until this process ends: each loop ends when its standard input does. */
+function beBusy() {
+  const loop =
+    'process.stdin.resume().on("end", () => process.exit()); (function spin() { const end = Date.now() + 50; while (Date.now() < end); setImmediate(spin); })()';
+  for (let n = 0; n < BUSY_LOOPS; n++) {
+    spawn(process.execPath, ['-e', loop], { stdio: ['pipe', 'ignore', 'ignore'] }).unref();
+  }
+}
+
 if (!install()) process.exit(1);
+beBusy();
 if (only === undefined) count('format and lint', runBin('@biomejs/biome', ['check', '.']));
 if (!count('build and types', build())) process.exit(finish());
 // Installs packages and fetches kernels first: their time counts for no test, and unit tests that
@@ -68,7 +90,10 @@ if (only === undefined || only === '--unit') {
   const file = 'dist/environment.json'; // by prepare, now or earlier
   const environment = existsSync(file) ? JSON.parse(readFileSync(file, 'utf8')) : {};
   const fuzz = only === undefined ? { FUZZ_SECONDS } : {};
-  await inLanes(unitGroups(), (group) => mocha(group, { ...fuzz, ...environment }, runBinQuietly));
+  for (let round = 1; round <= UNIT_ROUNDS; round++) {
+    if (UNIT_ROUNDS > 1) console.log(`\n==== Round ${round} of ${UNIT_ROUNDS}`);
+    if (!(await unit(environment, fuzz))) console.log(`Round ${round} has failures`);
+  }
 }
 if (only === undefined || only === '--interop') {
   const { alone, others } = interopGroups();
