@@ -190,8 +190,8 @@ export class Gateway {
   /** A device that a spec waits for was plugged in. */
   async #came(one: Opened, text: string, named: string | undefined): Promise<void> {
     try {
-      const { busId } = this.#add(one, text, named);
-      this.#log.info(`exporting ${busId} ${text} (${one.device.info.label})`);
+      const { busId, info } = this.#add(one, text, named);
+      this.#log.info(`exporting ${busId} ${text} (${info.label})`);
     } catch (error) {
       this.#log.warn(error instanceof Error ? error.message : String(error));
       await one.device.dispose();
@@ -201,9 +201,7 @@ export class Gateway {
   #gone(device: UsbDevice): void {
     const gone = this.#registry.list().find((one) => one.device === device);
     if (gone === undefined) return;
-    this.#log.info(
-      `${gone.busId} has gone: unplugged, or this machine slept (${device.info.label})`,
-    );
+    this.#log.info(`${gone.busId} has gone: unplugged, or this machine slept (${gone.info.label})`);
     this.#registry.remove(gone.busId).catch((error) => {
       this.#log.error({ err: error }, `Cannot remove ${gone.busId}`);
     });
@@ -212,7 +210,7 @@ export class Gateway {
   #claimed(one: Export): void {
     if (one.holder === null) return;
     this.#holders.set(one, one.holder);
-    this.#log.info(`${one.holder.peer} attached ${one.busId} (${one.device.info.label})`);
+    this.#log.info(`${one.holder.peer} attached ${one.busId} (${one.info.label})`);
   }
 
   #released(one: Export): void {
@@ -231,7 +229,7 @@ export class Gateway {
   }
 
   #statusOf(one: Export): ExportStatus {
-    const { info } = one.device;
+    const { info } = one;
     const holder = one.holder;
     const past = this.#pastOf(one);
     return {

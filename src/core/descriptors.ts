@@ -2,10 +2,12 @@
  * Standard descriptors: from octets to what the gateway needs of them.
  *
  * Source: USB 2.0, 9.5 and 9.6; USB 3.2, 9.6.7 (endpoint companion). Descriptors come from
- * devices and are not trusted: a list ends where its octets end or make no sense.
+ * devices and are not trusted: a list ends where its octets end or make no sense, and what is twice
+ * there or beyond `DESCRIPTOR_LIMITS` is passed over.
  */
 import { Parser } from 'binary-parser';
-import type { EndpointInfo, Speed, TransferType } from './device.ts';
+import type { EndpointInfo, InterfaceInfo, Speed, TransferType } from './device.ts';
+import { DESCRIPTOR_LIMITS } from './limits.ts';
 
 /** bDescriptorType (USB 2.0, table 9-5, and USB 3.2, table 9-6). */
 export const DESCRIPTOR = {
@@ -104,13 +106,17 @@ export interface AlternateSetting {
   readonly class: number;
   readonly subclass: number;
   readonly protocol: number;
+  /** iInterface: index of the string that names it; 0 for none. */
+  readonly nameIndex: number;
   readonly endpoints: EndpointInfo[];
 }
 
 export interface ConfigurationDescriptor {
   readonly value: number;
   readonly attributes: number;
-  readonly alternates: AlternateSetting[];
+  /** iConfiguration, as `AlternateSetting.nameIndex`. */
+  readonly nameIndex: number;
+  readonly alternates: readonly AlternateSetting[];
 }
 
 /**
@@ -124,25 +130,90 @@ export function parseConfiguration(octets: Uint8Array, speed: Speed): Configurat
       `Cannot parse configuration: ${octets.length} octets of type ${octets[1]}, wanted type 2`,
     );
   }
-  const alternates: AlternateSetting[] = [];
+  const settings = new Settings();
   for (const { at, length, type } of descriptorsIn(octets)) {
     const field = (offset: number): number => octets[at + offset] ?? 0;
-    if (type === DESCRIPTOR.interface && length >= 9) {
-      alternates.push({
-        number: field(2),
-        alternate: field(3),
-        class: field(5),
-        subclass: field(6),
-        protocol: field(7),
-        endpoints: [],
-      });
-    } else if (type === DESCRIPTOR.endpoint && length >= 7) {
+    if (type === DESCRIPTOR.interface) {
+      settings.begin(
+        length < 9
+          ? null
+          : {
+              number: field(2),
+              alternate: field(3),
+              class: field(5),
+              subclass: field(6),
+              protocol: field(7),
+              nameIndex: field(8),
+              endpoints: [],
+            },
+      );
+    } else if (type === DESCRIPTOR.endpoint && length >= 7 && settings.current !== null) {
       const companion = octets[at + length + 1] === DESCRIPTOR.companion ? at + length : undefined;
-      const setting = alternates.at(-1);
-      setting?.endpoints.push(endpointInfo(octets, at, companion, speed, setting.number));
+      settings.add(endpointInfo(octets, at, companion, speed, settings.current.number));
     }
   }
-  return { value: octets[5] ?? 0, attributes: octets[7] ?? 0, alternates };
+  const [value = 0, nameIndex = 0, attributes = 0] = octets.subarray(5, 8);
+  return { value, attributes, nameIndex, alternates: settings.all };
+}
+
+/**
+ * The settings of a configuration as its descriptors bring them. It passes over what Linux passes over:
+ * a setting that is there already, endpoint 0, an endpoint that another interface has, and what is
+ * beyond the limits. Endpoints of a setting that is passed over go with it.
+ */
+class Settings {
+  readonly all: AlternateSetting[] = [];
+  /** The setting that endpoints belong to; null if that is passed over. */
+  current: AlternateSetting | null = null;
+  /** bAlternateSetting of each, by bInterfaceNumber. */
+  readonly #known = new Map<number, Set<number>>();
+  /** bInterfaceNumber by bEndpointAddress. */
+  readonly #owners = new Map<number, number>();
+
+  begin(setting: AlternateSetting | null): void {
+    this.current = null;
+    if (setting === null) return;
+    const { number, alternate } = setting;
+    const known = this.#known.get(number) ?? new Set();
+    if (known.size === 0 && this.#known.size >= DESCRIPTOR_LIMITS.interfacesMax) return;
+    if (known.has(alternate) || known.size >= DESCRIPTOR_LIMITS.settingsMax) return;
+    this.#known.set(number, known.add(alternate));
+    this.all.push(setting);
+    this.current = setting;
+  }
+
+  add(endpoint: EndpointInfo): void {
+    if (this.current === null) return;
+    const { number, endpoints } = this.current;
+    const { address, type } = endpoint;
+    if ((address & 0x0f) === 0 || endpoints.length >= DESCRIPTOR_LIMITS.endpointsMax) return;
+    // A control endpoint has both directions of its number.
+    const wanted = type === 'control' ? [address, address ^ 0x80] : [address];
+    const isTaken =
+      wanted.some((one) => (this.#owners.get(one) ?? number) !== number) ||
+      endpoints.some((other) => wanted.includes(other.address) || isOtherWay(other, endpoint));
+    if (isTaken) return;
+    for (const one of wanted) this.#owners.set(one, number);
+    endpoints.push(endpoint);
+  }
+}
+
+/** A control endpoint and the other direction of its number. */
+function isOtherWay(control: EndpointInfo, { address }: EndpointInfo): boolean {
+  return control.type === 'control' && (control.address ^ 0x80) === address;
+}
+
+/** Each interface with the class of its setting 0, or of its first one if it has none of that number. */
+export function interfacesOf(configuration: ConfigurationDescriptor | undefined): InterfaceInfo[] {
+  const shown = new Map<number, AlternateSetting>();
+  for (const setting of configuration?.alternates ?? []) {
+    if (setting.alternate === 0 || !shown.has(setting.number)) shown.set(setting.number, setting);
+  }
+  return [...shown.values()].map(({ class: of, subclass, protocol }) => ({
+    class: of,
+    subclass,
+    protocol,
+  }));
 }
 
 function* descriptorsIn(octets: Uint8Array) {

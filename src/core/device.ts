@@ -29,7 +29,7 @@ export interface InterfaceInfo {
   readonly protocol: number;
 }
 
-/** What the list of devices shows. */
+/** What the list of devices shows. The registry refuses a device whose numbers do not fit their fields. */
 export interface DeviceInfo {
   readonly speed: Speed;
   readonly vendorId: number;

@@ -16,3 +16,23 @@ export const DEFAULT_LIMITS: SessionLimits = {
   outstandingOctetsMax: 64 << 20,
   isoPacketsMax: 1024,
 };
+
+/**
+ * What is read of a device's descriptors. What is beyond is passed over, as Linux does
+ * (drivers/usb/core/config.c, where these numbers are from): a device that Linux takes is taken here.
+ */
+export const DESCRIPTOR_LIMITS = {
+  /** Configurations of a device (USB_MAXCONFIG). */
+  configurationsMax: 8,
+  /** Interface numbers of a configuration (USB_MAXINTERFACES). */
+  interfacesMax: 32,
+  /** Alternate settings of an interface (USB_MAXALTSETTING). */
+  settingsMax: 128,
+  /** Endpoints of an alternate setting (USB_MAXENDPOINTS). */
+  endpointsMax: 30,
+} as const;
+
+/** Devices that a gateway exports at a time, and that are read of another server's list. */
+export const DEVICES_MAX = 1024;
+/** What is kept of a device's name for people. Two strings of a USB device have at most 253. */
+export const LABEL_CHARACTERS_MAX = 256;

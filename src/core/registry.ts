@@ -5,8 +5,10 @@
  * back its URBs and tells its client.
  */
 import { EventEmitter } from 'node:events';
-import type { UsbDevice } from './device.ts';
+import type { DeviceInfo, UsbDevice } from './device.ts';
+import { CheckedInfo } from './device-info.ts';
 import { UserError } from './errors.ts';
+import { DEVICES_MAX } from './limits.ts';
 import { DeviceSession, type SessionClient, type SessionOptions } from './session.ts';
 
 /** B-P, or B-P.P... behind hubs; at most 31 octets, for that is what fits the wire. */
@@ -22,6 +24,8 @@ export interface Export {
   /** Number of the device on its bus. */
   readonly deviceNumber: number;
   readonly device: UsbDevice;
+  /** What clients are told of the device: within the bounds of device-info.ts, whatever that says. */
+  readonly info: DeviceInfo;
   /** What the user asked for, as far as it helps to tell exports apart. */
   readonly spec: string;
   holder: Holder | null;
@@ -77,15 +81,32 @@ export class Registry extends EventEmitter<RegistryEvents> {
   /**
    * Exports a device, under the first free id 1-1, 1-2, ... if none is given.
    *
-   * @throws {UserError} if the bus id is malformed or taken.
+   * @throws {UserError} if the bus id is malformed or taken, if there are too many exports, or if what
+   * the device says of itself is out of bounds.
    */
   add(device: UsbDevice, spec: string, busId: string = this.freeBusId()): Export {
     this.checkBusId(busId, spec);
+    if (this.#exports.size >= DEVICES_MAX) {
+      throw new UserError(
+        `Cannot export ${spec}: ${this.#exports.size} devices are exported, wanted at most ${DEVICES_MAX}`,
+      );
+    }
+    const checked = checkedInfo(device, spec);
     const bus = Number(BUS_ID.exec(busId)?.[1]);
     const taken = new Set(this.list().map((one) => one.bus * 65536 + one.deviceNumber));
     let deviceNumber = FIRST_DEVICE_NUMBER;
     while (taken.has(bus * 65536 + deviceNumber)) deviceNumber++;
-    const added = { busId, bus, deviceNumber, device, spec, holder: null };
+    const added: Export = {
+      busId,
+      bus,
+      deviceNumber,
+      device,
+      get info() {
+        return checked.current;
+      },
+      spec,
+      holder: null,
+    };
     this.#exports.set(busId, added);
     this.emit('added', added);
     return added;
@@ -177,6 +198,15 @@ export class Registry extends EventEmitter<RegistryEvents> {
 
   giveUp(busId: string): void {
     this.#kept.delete(busId);
+  }
+}
+
+function checkedInfo(device: UsbDevice, spec: string): CheckedInfo {
+  try {
+    return new CheckedInfo(device);
+  } catch (error) {
+    const what = error instanceof Error ? error.message : String(error);
+    throw new UserError(`Cannot export ${spec}: the device says ${what}`);
   }
 }
 

@@ -9,6 +9,7 @@ import { connect } from 'node:net';
 import { Parser } from 'binary-parser';
 import type { Speed } from '../core/device.ts';
 import { UserError } from '../core/errors.ts';
+import { DESCRIPTOR_LIMITS, DEVICES_MAX } from '../core/limits.ts';
 import { hex } from './operations.ts';
 import {
   DeviceRecord,
@@ -21,10 +22,6 @@ import {
 } from './protocol.ts';
 import { formatAddress, type ListenAddress } from './server.ts';
 
-/** Devices of one list. */
-const DEVICES_MAX = 1024;
-/** Interfaces of one device (USB_MAXINTERFACES in include/linux/usb.h). */
-const INTERFACES_MAX = 32;
 /** For the whole of it: connecting, asking, listening. */
 const TIMEOUT_MILLISECONDS = 5_000;
 
@@ -47,6 +44,7 @@ export interface ListedDevice extends ListedInterface {
   readonly deviceVersion: number;
   readonly configurationValue: number;
   readonly configurationCount: number;
+  /** As many as Linux takes of a device. */
   readonly interfaces: readonly ListedInterface[];
 }
 
@@ -131,13 +129,12 @@ export class DeviceListReader {
   #readDevice(): ListedDevice | null {
     if (this.#rest.length < DeviceRecord.octets) return null;
     const { interfaceCount, speed, ...device } = deviceParser.parse(this.#rest);
-    if (interfaceCount > INTERFACES_MAX) {
-      throw new BadReply(`a device of ${interfaceCount} interfaces, at most ${INTERFACES_MAX}`);
-    }
     const octets = DeviceRecord.octets + interfaceCount * InterfaceRecord.octets;
     if (this.#rest.length < octets) return null;
     const interfaces: ListedInterface[] = [];
-    for (let at = DeviceRecord.octets; at < octets; at += InterfaceRecord.octets) {
+    const shown = Math.min(interfaceCount, DESCRIPTOR_LIMITS.interfacesMax);
+    for (let n = 0; n < shown; n++) {
+      const at = DeviceRecord.octets + n * InterfaceRecord.octets;
       interfaces.push(interfaceParser.parse(this.#rest.subarray(at)));
     }
     this.#rest = this.#rest.subarray(octets);

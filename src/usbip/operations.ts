@@ -4,6 +4,7 @@
  * One operation a connection: after a list the server closes; after a good import the same
  * connection carries URBs. Source: usbip_protocol.rst; tools/usb/usbip/src/usbipd.c.
  */
+import type { DeviceInfo } from '../core/device.ts';
 import { RemoteProtocolError } from '../core/errors.ts';
 import type { Export } from '../core/registry.ts';
 import {
@@ -55,17 +56,18 @@ export function deviceListReply(exports: readonly Export[]): Buffer {
   const count = Buffer.alloc(4);
   count.writeUInt32BE(exports.length);
   const records = exports.map((one) => {
-    const interfaces = one.device.info.interfaces.map((each) =>
+    const { info } = one;
+    const interfaces = info.interfaces.map((each) =>
       InterfaceRecord.write({ ...each, padding: 0 }),
     );
-    return Buffer.concat([deviceRecord(one), ...interfaces]);
+    return Buffer.concat([deviceRecord(one, info), ...interfaces]);
   });
   return Buffer.concat([opReply(OPERATION.replyDeviceList, 'ok'), count, ...records]);
 }
 
 /** OP_REP_IMPORT that grants a device. */
 export function importReply(granted: Export): Buffer {
-  return Buffer.concat([opReply(OPERATION.replyImport, 'ok'), deviceRecord(granted)]);
+  return Buffer.concat([opReply(OPERATION.replyImport, 'ok'), deviceRecord(granted, granted.info)]);
 }
 
 /** The path field of an OP_REP_IMPORT that grants. */
@@ -88,8 +90,8 @@ function opReply(code: number, status: keyof typeof OPERATION_STATUS): Buffer {
   return OpCommon.write({ version: VERSION, code, status: OPERATION_STATUS[status] });
 }
 
-function deviceRecord(one: Export): Buffer {
-  const info = one.device.info;
+/** `info` is the export's, asked for once: a record and its interfaces must not tell of two moments. */
+function deviceRecord(one: Export, info: DeviceInfo): Buffer {
   return DeviceRecord.write({
     path: `/sys/devices/urbgate/usb${one.bus}/${one.busId}`,
     busId: one.busId,

@@ -9,14 +9,13 @@ import {
 } from '../core/descriptors.ts';
 import type { Speed } from '../core/device.ts';
 import { UserError } from '../core/errors.ts';
+import { DESCRIPTOR_LIMITS } from '../core/limits.ts';
 import type { ControlPipe } from './relay-device.ts';
 import { RemoteEndpoints } from './remote-endpoints.ts';
 
 const DEVICE_OCTETS = 18;
 const CONFIGURATION_OCTETS = 9;
 const STRING_OCTETS_MAX = 255;
-/** Configurations of one device; the kernel's limit (USB_MAXCONFIG). */
-const CONFIGURATIONS_MAX = 8;
 const LANGUAGE_ENGLISH = 0x0409;
 /** For one request; a device that does not answer ends the import. */
 const REQUEST_MILLISECONDS = 5_000;
@@ -27,8 +26,6 @@ const IN_INTERFACE = 0x81;
 export interface RemoteDescriptors {
   readonly speed: Speed;
   readonly device: DeviceDescriptor;
-  /** As the device sent them. */
-  readonly configurations: readonly Buffer[];
   readonly parsed: readonly ConfigurationDescriptor[];
   /** bConfigurationValue of the active configuration; 0 for none. */
   readonly active: number;
@@ -47,16 +44,16 @@ export async function readDescriptors(remote: ControlPipe): Promise<RemoteDescri
     new UserError(`Cannot use ${name}: ${what}, wanted a USB device's descriptors`);
   try {
     const device = parseDeviceDescriptor(await get(DESCRIPTOR.device, 0, DEVICE_OCTETS));
-    const configurations: Buffer[] = [];
-    const count = Math.min(device.configurationCount, CONFIGURATIONS_MAX);
+    const parsed: ConfigurationDescriptor[] = [];
+    const count = Math.min(device.configurationCount, DESCRIPTOR_LIMITS.configurationsMax);
     for (let index = 0; index < count; index++) {
       const head = await get(DESCRIPTOR.configuration, index, CONFIGURATION_OCTETS);
       if (head.length < CONFIGURATION_OCTETS) throw refuse(`${head.length} octets`);
-      configurations.push(await get(DESCRIPTOR.configuration, index, head.readUInt16LE(2)));
+      const octets = await get(DESCRIPTOR.configuration, index, head.readUInt16LE(2));
+      parsed.push(parseConfiguration(octets, speed));
     }
-    const parsed = configurations.map((octets) => parseConfiguration(octets, speed));
     const [active = 0] = await ask(REQUEST.getConfiguration, 0, 0, 1);
-    return { speed, device, configurations, parsed, active };
+    return { speed, device, parsed, active };
   } catch (error) {
     throw error instanceof UserError ? error : refuse((error as Error).message);
   }

@@ -7,6 +7,7 @@ import {
   type ConfigurationDescriptor,
   controlEndpoint,
   type DeviceDescriptor,
+  interfacesOf,
 } from '../core/descriptors.ts';
 import type { EndpointInfo, InterfaceInfo, Speed } from '../core/device.ts';
 import type { SetupPacket } from '../core/urb.ts';
@@ -15,9 +16,9 @@ export class RemoteEndpoints {
   readonly speed: Speed;
   readonly #configurations: readonly ConfigurationDescriptor[];
   readonly #control: EndpointInfo;
-  /** bConfigurationValue; 0 if the device is not configured. */
-  #active: number;
-  /** Alternate setting by interface number; those that are not in it are at 0. */
+  /** Undefined if the device is not configured, or in a way that its descriptors do not have. */
+  #active: ConfigurationDescriptor | undefined;
+  /** Alternate setting by number of an interface that there is; those that are not in it are at 0. */
   readonly #alternates = new Map<number, number>();
   /** By address, made anew after each change. */
   #endpoints = new Map<number, EndpointInfo>();
@@ -32,8 +33,7 @@ export class RemoteEndpoints {
     this.#configurations = configurations;
     const isSuper = speed === 'super' || speed === 'super-plus';
     this.#control = controlEndpoint(isSuper ? 512 : device.maxPacketSize0);
-    this.#active = active;
-    this.#collect();
+    this.#configure(active);
   }
 
   endpoint(address: number): EndpointInfo | undefined {
@@ -44,10 +44,13 @@ export class RemoteEndpoints {
   applied(setup: SetupPacket): void {
     const effect = controlEffect(setup);
     if (effect.type === 'set-configuration') {
-      this.#active = effect.value;
-      this.#alternates.clear();
-    } else if (effect.type === 'set-interface') {
-      this.#alternates.set(effect.interfaceNumber, effect.alternate);
+      this.#configure(effect.value);
+      return;
+    }
+    if (effect.type === 'set-interface') {
+      const { interfaceNumber, alternate } = effect;
+      if (!this.#active?.alternates.some(({ number }) => number === interfaceNumber)) return;
+      this.#alternates.set(interfaceNumber, alternate);
     } else if (effect.type === 'reset') {
       this.#alternates.clear();
     } else {
@@ -58,24 +61,27 @@ export class RemoteEndpoints {
 
   /** bConfigurationValue of the active configuration, or of the first if none is active. */
   get configurationValue(): number {
-    return this.#active || (this.#configurations[0]?.value ?? 0);
+    return this.#shown?.value ?? 0;
   }
 
-  /** Interfaces of that configuration, each with its first alternate setting's class. */
+  /** Interfaces of that configuration. */
   get interfaces(): InterfaceInfo[] {
-    const shown = this.#configurations.find(({ value }) => value === this.configurationValue);
-    const alternates = (shown?.alternates ?? []).filter(({ alternate }) => alternate === 0);
-    return alternates.map(({ class: of, subclass, protocol }) => ({
-      class: of,
-      subclass,
-      protocol,
-    }));
+    return interfacesOf(this.#shown);
+  }
+
+  get #shown(): ConfigurationDescriptor | undefined {
+    return this.#active ?? this.#configurations[0];
+  }
+
+  #configure(value: number): void {
+    this.#active = this.#configurations.find((one) => one.value === value);
+    this.#alternates.clear();
+    this.#collect();
   }
 
   #collect(): void {
     this.#endpoints = new Map();
-    const active = this.#configurations.find(({ value }) => value === this.#active);
-    for (const setting of active?.alternates ?? []) {
+    for (const setting of this.#active?.alternates ?? []) {
       if (setting.alternate !== (this.#alternates.get(setting.number) ?? 0)) continue;
       for (const endpoint of setting.endpoints) this.#endpoints.set(endpoint.address, endpoint);
     }

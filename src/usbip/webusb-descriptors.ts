@@ -1,5 +1,4 @@
 /** What WebUSB shows of a device, read once from its descriptors; settings and claims change. */
-import { DESCRIPTOR } from '../core/descriptors.ts';
 import type { EndpointInfo } from '../core/device.ts';
 import type { RemoteDevice } from './client.ts';
 import { type RemoteDescriptors, readDescriptors, readString } from './remote-descriptors.ts';
@@ -12,6 +11,9 @@ import type {
   UsbEndpoint,
   UsbInterface,
 } from './webusb-types.ts';
+
+/** String descriptors that are asked for; settings beyond have no names. */
+const STRINGS_MAX = 64;
 
 /** Everything about a device that does not need it to be open. */
 export interface DeviceFacts {
@@ -57,15 +59,18 @@ export async function readFacts(remote: RemoteDevice): Promise<DeviceFacts> {
   // Each is asked for once: a device may name the same string in thousands of settings.
   const strings = new Map<number, Promise<string | undefined>>();
   const nameOf = (index: number) => {
-    const name = strings.get(index) ?? readString(remote, index);
+    const known = strings.get(index);
+    if (known !== undefined || index === 0 || strings.size >= STRINGS_MAX) return known;
+    const name = readString(remote, index);
     strings.set(index, name);
     return name;
   };
-  for (const [n, octets] of descriptors.configurations.entries()) {
-    const { value = 0, alternates = [] } = descriptors.parsed[n] ?? {};
-    const names = interfaceNames(octets);
+  const manufacturerName = await nameOf(manufacturer);
+  const productName = await nameOf(product);
+  const serial = await nameOf(serialNumber);
+  for (const { value, nameIndex, alternates } of descriptors.parsed) {
     const byNumber = new Map<number, UsbAlternateInterface[]>();
-    for (const [at, setting] of alternates.entries()) {
+    for (const setting of alternates) {
       const settings = byNumber.get(setting.number) ?? [];
       byNumber.set(setting.number, settings);
       settings.push({
@@ -73,21 +78,21 @@ export async function readFacts(remote: RemoteDevice): Promise<DeviceFacts> {
         interfaceClass: setting.class,
         interfaceSubclass: setting.subclass,
         interfaceProtocol: setting.protocol,
-        interfaceName: await nameOf(names[at] ?? 0),
+        interfaceName: await nameOf(setting.nameIndex),
         endpoints: setting.endpoints.map(endpointOf).filter((one) => one !== null),
       });
     }
     const interfaces = [...byNumber].flatMap(([number, [first, ...more]]) =>
       first === undefined ? [] : [new InterfaceState(number, first, more)],
     );
-    const configurationName = await nameOf(octets[6] ?? 0);
+    const configurationName = await nameOf(nameIndex);
     configurations.push({ configurationValue: value, configurationName, interfaces });
   }
   return {
     descriptors,
-    manufacturerName: await nameOf(manufacturer),
-    productName: await nameOf(product),
-    serialNumber: await nameOf(serialNumber),
+    manufacturerName,
+    productName,
+    serialNumber: serial,
     configurations,
   };
 }
@@ -100,15 +105,6 @@ function endpointOf({
 }: EndpointInfo): UsbEndpoint | null {
   if (type === 'control') return null;
   return { endpointNumber: address & 15, direction, type, packetSize: maxPacketOctets };
-}
-
-/** iInterface of each alternate setting, in the order of the descriptors. */
-function interfaceNames(octets: Buffer): number[] {
-  const names: number[] = [];
-  for (let at = 0; at + 9 <= octets.length; at += Math.max(2, octets[at] ?? 0)) {
-    if (octets[at + 1] === DESCRIPTOR.interface) names.push(octets[at + 8] ?? 0);
-  }
-  return names;
 }
 
 /** An endpoint with the interface that it belongs to. */

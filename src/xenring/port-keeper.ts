@@ -76,8 +76,9 @@ export class PortKeeper {
     const { registry, controller, number, peer, clock } = this.#options;
     const found = registry.get(busId);
     if (found === undefined) return 'it is not exported';
-    const speed = ringSpeed(found.device.info.speed);
-    const refused = this.#speedRefusal(found.device.info.speed, speed);
+    const { speed: deviceSpeed } = found.info;
+    const speed = ringSpeed(deviceSpeed);
+    const refused = this.#speedRefusal(deviceSpeed, speed);
     if (refused !== '') return refused;
     const client = controller.client(() => this.#removed());
     let claim: Claim | 'unknown' | 'busy';

@@ -1,6 +1,7 @@
 import { strict as assert } from 'node:assert';
 import fc from 'fast-check';
 import {
+  interfacesOf,
   intervalMicroseconds,
   parseConfiguration,
   parseDeviceDescriptor,
@@ -255,6 +256,86 @@ describe('configuration', () => {
     assert.deepEqual([info?.maxPacketOctets, info?.intervalMicroseconds], [0, 125]);
   });
 
+  describe('bounds, as in Linux (drivers/usb/core/config.c)', () => {
+    const interfaceOf = (number: number, alternate = 0) =>
+      Buffer.from([9, 4, number, alternate, 1, number, alternate, 0, 7]);
+    const endpointOf = (address: number, attributes = 2) =>
+      Buffer.from([7, 5, address, attributes, 0, 2, 1]);
+    const parse = (...parts: Buffer[]) =>
+      parseConfiguration(Buffer.concat([hex(head), ...parts]), 'high');
+    const endpoints = (...parts: Buffer[]) =>
+      parse(...parts).alternates.map((one) => one.endpoints.map(({ address }) => address));
+    const upTo = (count: number) => Array.from({ length: count }, (_, at) => at);
+
+    it('the first 32 interface numbers, whatever numbers they are, with all their settings', () => {
+      const parts = upTo(256).flatMap((at) => [interfaceOf(255 - at), interfaceOf(255 - at, 1)]);
+      const read = parse(...parts, interfaceOf(255, 2));
+      assert.deepEqual(
+        [...new Set(read.alternates.map(({ number }) => number))],
+        upTo(32).map((at) => 255 - at),
+      );
+      assert.equal(read.alternates.length, 65);
+      assert.equal(interfacesOf(read).length, 32);
+    });
+
+    it('the first 128 settings of an interface, each once', () => {
+      const parts = upTo(256).map((at) => interfaceOf(0, at));
+      const read = parse(...parts.slice(0, 64), ...parts, interfaceOf(1));
+      assert.deepEqual(
+        read.alternates.map(({ number, alternate }) => [number, alternate]),
+        [...upTo(128).map((at) => [0, at]), [1, 0]],
+      );
+    });
+
+    it('endpoints of a setting that is passed over are of no other setting', () => {
+      const found = endpoints(
+        ...[interfaceOf(0), endpointOf(0x81), interfaceOf(0), endpointOf(0x82)],
+        ...[hex('0804010001ff0000'), endpointOf(0x83), interfaceOf(1), endpointOf(0x84)],
+      );
+      assert.deepEqual(found, [[0x81], [0x84]]);
+    });
+
+    it('30 endpoints of a setting, each once and in one interface', () => {
+      const all = upTo(256).map((address) => endpointOf(address));
+      const found = endpoints(
+        ...[interfaceOf(0), ...all, interfaceOf(0, 1), ...all, interfaceOf(1), ...all],
+      );
+      const addresses = upTo(256).filter((at) => (at & 15) !== 0 && (at & 0x70) === 0);
+      assert.deepEqual(found, [addresses, addresses, []]);
+    });
+
+    it('a control endpoint takes both directions of its number', () => {
+      const found = endpoints(
+        ...[interfaceOf(0), endpointOf(0x81, 0), endpointOf(0x01)],
+        ...[interfaceOf(1), endpointOf(0x01), endpointOf(0x82), endpointOf(0x02, 0)],
+      );
+      assert.deepEqual(found, [[0x81], [0x82]]);
+    });
+
+    it('65535 octets of the shortest descriptors', () => {
+      assert.equal(parse(Buffer.alloc(65_000, 2)).alternates.length, 0);
+      const many = upTo(7000).map((at) => interfaceOf(at >> 8, at & 255));
+      assert.equal(parse(...many).alternates.length, 27 * 128 + 88);
+    });
+
+    it('an interface is shown with the class of its setting 0, or of its first', () => {
+      const read = parse(
+        interfaceOf(3, 2),
+        interfaceOf(3, 0),
+        interfaceOf(1, 4),
+        interfaceOf(1, 5),
+      );
+      assert.deepEqual(
+        interfacesOf(read).map(({ class: of, subclass }) => [of, subclass]),
+        [
+          [3, 0],
+          [1, 4],
+        ],
+      );
+      assert.deepEqual([read.nameIndex, read.alternates[0]?.nameIndex], [0, 7]);
+    });
+  });
+
   it('garbage never throws anything but RangeError', () => {
     const octets = fc.oneof(
       fc.uint8Array({ maxLength: 200 }),
@@ -308,11 +389,14 @@ describe('configuration', () => {
         fc.array(interfaceOf, { maxLength: 5 }),
         fc.constantFrom(...SPEEDS),
         (list, speed) => {
+          const taken = new Set<number>();
           const interfaces = list.map(({ endpoints, more, ...rest }) => ({
             ...rest,
             descriptors: more.map((octets) => Buffer.from([octets.length + 2, 0x24, ...octets])),
-            endpoints: endpoints.map(({ number, isIn, ...other }) => {
+            endpoints: endpoints.flatMap(({ number, isIn, ...other }) => {
               const address = number | (isIn ? 0x80 : 0);
+              if (taken.has(address)) return []; // no device has one twice
+              taken.add(address);
               return { ...other, address, onIn: () => nak } as unknown as EndpointDefinition<null>;
             }),
           }));

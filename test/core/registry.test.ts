@@ -1,4 +1,5 @@
 import { strict as assert } from 'node:assert';
+import type { DeviceInfo } from '../../src/core/device.ts';
 import { UserError } from '../../src/core/errors.ts';
 import { type Claim, Registry } from '../../src/core/registry.ts';
 import { FakeClock } from '../examples/rig.ts';
@@ -83,6 +84,64 @@ describe('Registry', () => {
     registry.add(new ManualDevice(), 'a', '3-1');
     assert.throws(() => registry.add(new ManualDevice(), 'b', '3-1'), UserError);
     assert.throws(() => registry.checkBusId('3-1', 'b'), UserError);
+  });
+
+  describe('what a device says of itself', () => {
+    const saying = (changes: Partial<DeviceInfo>) => {
+      const device = new ManualDevice();
+      return Object.assign(device, { info: { ...device.info, ...changes } });
+    };
+    const one = { class: 0, subclass: 0, protocol: 0 };
+    const bad: Partial<Record<keyof DeviceInfo, unknown>>[] = [
+      { speed: 'warp' },
+      { vendorId: 65536 },
+      { productId: -1 },
+      { deviceVersion: Number.NaN },
+      { class: 256 },
+      { subclass: 0.5 },
+      { protocol: undefined },
+      { configurationValue: 256 },
+      { configurationCount: '1' },
+      { interfaces: Array(33).fill(one) },
+      { interfaces: [{ ...one, class: 256 }] },
+      { interfaces: null },
+    ];
+    for (const changes of bad) {
+      it(`is refused: ${JSON.stringify(changes).slice(0, 60)}`, () => {
+        const registry = new Registry();
+        assert.throws(
+          () => registry.add(saying(changes as Partial<DeviceInfo>), 'virtual:x'),
+          (error) => error instanceof UserError && /^Cannot export virtual:x: /.test(error.message),
+        );
+        assert.deepEqual(registry.list(), []);
+      });
+    }
+
+    it('may change; what cannot be changes nothing', () => {
+      const registry = new Registry();
+      const device = saying({ interfaces: Array(32).fill(one) });
+      const added = registry.add(device, 'a');
+      assert.equal(added.info.interfaces.length, 32);
+      Object.assign(device, { info: { ...device.info, configurationValue: 2 } });
+      assert.equal(added.info.configurationValue, 2);
+      Object.assign(device, { info: { ...device.info, configurationValue: 300 } });
+      assert.equal(added.info.configurationValue, 2);
+      Object.defineProperty(device, 'info', { get: () => assert.fail('it was unplugged') });
+      assert.equal(added.info.configurationValue, 2);
+    });
+
+    it('has a label of one line, cut where it is too long', () => {
+      const { label } = new Registry().add(saying({ label: 'a\nb'.repeat(1000) }), 'a').info;
+      assert.equal(label.length, 256);
+      assert.doesNotMatch(label, /\n/);
+    });
+  });
+
+  it('exports at most 1024 devices', () => {
+    const registry = new Registry();
+    for (let n = 0; n < 1024; n++)
+      registry.add(new ManualDevice(), 'a', `${1 + (n >> 9)}-${n & 511}`);
+    assert.throws(() => registry.add(new ManualDevice(), 'a', '9-1'), UserError);
   });
 
   it('a device is one client’s at a time', async () => {

@@ -94,7 +94,6 @@ describe('list of devices, read', () => {
     ['reply', (octets) => octets.writeUInt16BE(0x0003, 2)],
     ['status', (octets) => octets.writeUInt32BE(1, 4)],
     ['devices', (octets) => octets.writeUInt32BE(0xffffffff, 8)],
-    ['interfaces', (octets) => octets.writeUInt8(255, HEAD_OCTETS + DeviceRecord.octets - 1)],
   ] as readonly [string, (octets: Buffer) => void][]) {
     it(`is refused for its ${what}`, () => {
       assert.throws(
@@ -103,6 +102,16 @@ describe('list of devices, read', () => {
       );
     });
   }
+
+  it('of a device with 255 interfaces keeps 32, and the devices behind it', () => {
+    const at = HEAD_OCTETS + DeviceRecord.octets;
+    const more = Buffer.alloc(254 * 4, 7);
+    const bytes = Buffer.concat([reply.subarray(0, at + 4), more, reply.subarray(at + 4)]);
+    bytes.writeUInt8(255, at - 1);
+    const [first, second] = readAll(bytes) ?? [];
+    assert.equal(first?.interfaces.length, 32);
+    assert.equal(second?.busId, '3-1.2');
+  });
 
   it('is read or refused, whatever the octets', () => {
     const octets = fc.uint8Array({ maxLength: 800 });

@@ -5,12 +5,15 @@
 import {
   type ConfigurationDescriptor,
   controlEndpoint,
+  DESCRIPTOR,
   type DeviceDescriptor,
+  interfacesOf,
   parseConfiguration,
   parseDeviceDescriptor,
 } from '../../descriptors.ts';
 import type { DeviceInfo, EndpointInfo, Speed } from '../../device.ts';
 import { ENDPOINT_PLACES, placeOf } from '../../endpoint-place.ts';
+import { DESCRIPTOR_LIMITS } from '../../limits.ts';
 
 const DEVICE_OCTETS = 18;
 /** USB 3.2, 9.6.1: a power of two for SuperSpeed. */
@@ -45,9 +48,6 @@ export class ActiveConfiguration {
   get info(): DeviceInfo {
     const { device } = this;
     const shown = this.#active ?? this.configurations[0];
-    const first = shown?.alternates.filter((one, at, all) => {
-      return all.findIndex(({ number }) => number === one.number) === at;
-    });
     return {
       speed: this.#speed,
       vendorId: device.vendorId,
@@ -58,11 +58,7 @@ export class ActiveConfiguration {
       protocol: device.protocol,
       configurationValue: shown?.value ?? 0,
       configurationCount: device.configurationCount,
-      interfaces: (first ?? []).map((one) => ({
-        class: one.class,
-        subclass: one.subclass,
-        protocol: one.protocol,
-      })),
+      interfaces: interfacesOf(shown),
       label: this.#label,
     };
   }
@@ -125,11 +121,15 @@ export class ActiveConfiguration {
   }
 }
 
-/** Configurations one after the other, each wTotalLength long; ends where that makes no sense. */
+/**
+ * Configurations one after the other, each wTotalLength long; ends where that makes no sense, or when
+ * there are as many as a device may have.
+ */
 function readConfigurations(octets: Buffer, speed: Speed): ConfigurationDescriptor[] {
   const found: ConfigurationDescriptor[] = [];
   let at = 0;
-  while (at + 9 <= octets.length && octets[at + 1] === 2) {
+  while (at + 9 <= octets.length && octets[at + 1] === DESCRIPTOR.configuration) {
+    if (found.length === DESCRIPTOR_LIMITS.configurationsMax) break;
     const total = octets.readUInt16LE(at + 2);
     if (total < 9) break;
     found.push(parseConfiguration(octets.subarray(at, at + total), speed));

@@ -5,6 +5,7 @@
  * A row of the definition goes before the engine's own answer, so that a device may replace any
  * standard request. What nobody answers is stalled; a stall of endpoint 0 ends with the request.
  */
+import { assert } from '../../assert.ts';
 import { controlEffect } from '../../control-effect.ts';
 import {
   type AlternateSetting,
@@ -87,6 +88,8 @@ export class ControlPipe<S> {
       const value = configuration.value ?? place + 1;
       const octets = configurationDescriptor(configuration, value, definition.speed, this.#strings);
       const { alternates, attributes } = parseConfiguration(octets, definition.speed);
+      const isWhole = alternates.length === configuration.interfaces.length;
+      assert(isWhole, 'Cannot define a device: a setting is there twice, or too many are');
       return { value, octets, attributes, alternates, definitions: configuration.interfaces };
     });
   }

@@ -1,5 +1,6 @@
 /** Control transfers through the package, and the descriptors read with them. */
 import { DESCRIPTOR, REQUEST } from '../../descriptors.ts';
+import { DESCRIPTOR_LIMITS } from '../../limits.ts';
 import type { SetupPacket } from '../../urb.ts';
 import {
   type ControlSetup,
@@ -64,7 +65,8 @@ const CONFIGURATION_OCTETS = 9;
  */
 export async function readDescriptors(device: PackageDevice): Promise<Buffer> {
   const parts = [await readDescriptor(device, DESCRIPTOR.device, 0, DEVICE_OCTETS)];
-  const count = parts[0]?.readUInt8(DEVICE_OCTETS - 1) ?? 0;
+  const told = parts[0]?.readUInt8(DEVICE_OCTETS - 1) ?? 0;
+  const count = Math.min(told, DESCRIPTOR_LIMITS.configurationsMax);
   for (let at = 0; at < count; at++) {
     const head = await readDescriptor(device, DESCRIPTOR.configuration, at, CONFIGURATION_OCTETS);
     const total = Math.max(CONFIGURATION_OCTETS, head.readUInt16LE(2));

@@ -6,9 +6,16 @@ import {
   PACKET_MILLISECONDS,
   PIECE_MILLISECONDS,
 } from '../../../../src/core/devices/webusb/pipe.ts';
+import { Registry } from '../../../../src/core/registry.ts';
 import { DeviceSession } from '../../../../src/core/session.ts';
 import { Urb } from '../../../../src/core/urb.ts';
 import { FakeClock } from '../../../examples/rig.ts';
+import {
+  configurationBytes,
+  deviceBytes,
+  interfaceBytes,
+  many,
+} from '../../../usbip/hostile-server.ts';
 import { NotingClient } from '../../manual-device.ts';
 import { FakePackageDevice, settle } from './fake-package.ts';
 
@@ -76,6 +83,24 @@ const stamped = (octets: number, from = 0) =>
 
 describe('NusbDevice', () => {
   describe('what it takes', () => {
+    it('255 configurations of 256 interfaces: asks for 8, claims 32', async () => {
+      const usb = new FakePackageDevice();
+      const one = configurationBytes(many(256, (at) => interfaceBytes(at)));
+      let asked = 0;
+      usb.controlTransferIn = async ({ request, value }, octets) => {
+        asked++;
+        const answer = request === 8 ? Buffer.of(1) : value >> 8 === 1 ? deviceBytes(255) : one;
+        return { data: new DataView(Uint8Array.from(answer.subarray(0, octets)).buffer) };
+      };
+      usb.drivers.clear();
+      const device = await take(usb);
+      assert.equal(asked, 1 + 2 * 8 + 1);
+      assert.equal(usb.claimed.size, 32);
+      assert.equal(new Registry().add(device, 'usb').info.interfaces.length, 32);
+      await device.dispose();
+      assert.equal(usb.opened, false);
+    });
+
     it('claims every interface from its driver, and gives all back', async () => {
       const usb = new FakePackageDevice();
       const device = await take(usb);
