@@ -15,6 +15,7 @@ import { type Platform, PlatformError, type StoreWatch } from './platform.ts';
 import type { RingLog } from './port-keeper.ts';
 import type { ControllerIdentity, PortMemory } from './port-memory.ts';
 import { RingError } from './ring-error.ts';
+import { numberOf } from './store-number.ts';
 import { PORTS_MAX } from './usbif.ts';
 import { backAction, XENBUS_STATE, type XenbusState, xenbusStateOf } from './xenbus-state.ts';
 
@@ -270,11 +271,4 @@ export class Backend {
       await store.write(`${this.#path}/${name}`, value);
     });
   }
-}
-
-/** A number of the store: decimal, 32 bits. */
-export function numberOf(text: string | undefined): number | undefined {
-  if (text === undefined || !/^\d{1,10}$/.test(text)) return undefined;
-  const number = Number(text);
-  return number <= 0xffff_ffff ? number : undefined;
 }

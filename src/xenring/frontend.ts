@@ -16,6 +16,7 @@ import { PortWatch } from './port-watch.ts';
 import { RingDevice } from './ring-device.ts';
 import { RingError } from './ring-error.ts';
 import { Spinner } from './spinner.ts';
+import { numberOf } from './store-number.ts';
 import { SEGMENTS_MAX } from './usbif.ts';
 import { frontAction, XENBUS_STATE, type XenbusState, xenbusStateOf } from './xenbus-state.ts';
 
@@ -87,7 +88,7 @@ export class Frontend extends EventEmitter<FrontendEvents> {
   async start(): Promise<void> {
     const { store } = this.#platform;
     this.#backend = (await store.read(`${this.#path}/backend`)) ?? '';
-    this.#backDomain = Number((await store.read(`${this.#path}/backend-id`)) ?? 0);
+    this.#backDomain = numberOf(await store.read(`${this.#path}/backend-id`)) ?? 0;
     if (this.#backend === '') {
       throw new RingError('unknown-state', `Cannot use ${this.#path}: there is no controller`);
     }

@@ -14,6 +14,7 @@ import {
 } from '../core/transfer.ts';
 import { PAGE_OCTETS } from './platform.ts';
 import { flagsOf, pipeOf } from './request-fields.ts';
+import { RingError } from './ring-error.ts';
 import {
   FrameDescriptor,
   frameStatusOf,
@@ -85,10 +86,17 @@ export class RequestPages {
     return keptIn(into, window);
   }
 
+  /** @throws {RingError} if a packet has moved more than was asked for. */
   packetsOf(id: number, packets: readonly PacketRequest[]): PacketResult[] {
     const at = id * ROOM_OCTETS + ISOCHRONOUS_OCTETS_MAX;
-    return packets.map((_, n) => {
+    return packets.map(({ octets }, n) => {
       const frame = FrameDescriptor.read(this.#memory, at + n * FrameDescriptor.octets);
+      if (frame.actualLength > octets) {
+        throw new RingError(
+          'bad-response',
+          `Cannot accept response ${id}: ${frame.actualLength} octets in a packet of ${octets}`,
+        );
+      }
       return { status: frameStatusOf(frame.status), actualOctets: frame.actualLength };
     });
   }
