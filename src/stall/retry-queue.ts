@@ -17,7 +17,6 @@
  *
  * A transfer is `sent` (at the gateway, or `returned` by it), `waiting` to be sent, or back with
  * the driver; it gets there by exactly one give-back. Invariants, tested as properties:
- *
  * - I1 Between the end of a transfer with an error (or its unlink) and the return of the handlers
  *   of it and of everything those unlink, nothing is sent that the gateway would start.
  * - I2 Every transfer is given back exactly once.
@@ -26,12 +25,9 @@
  * - I5 A queue that `stopsOn` nothing (isochronous) sends at once, always.
  * - I6 Nothing waits for ever: it waits for replies and handlers only, and all of these come, or
  *   `connectionLost` does.
+ * - I7 A server that only returns has each transfer sent a bounded number of times (`RESTARTS_MAX`).
  *
- * Phases: `RETRY_TRANSITIONS` below.
- *
- * `retrying` lasts only if nothing is left to retry: then it waits for the driver's next transfer.
- * All must be back before the first retry, so that the gateway cannot take an old transfer that is
- * still on its way for one behind the retry; as the connection keeps the order, that is enough.
+ * Phases: retry-phases.ts.
  *
  * A gateway may have stopped without this queue knowing (an unlink came too late for a transfer
  * that ended well). Then what is sent next comes back as returned, and is retried like all else.
@@ -41,8 +37,11 @@
  * after an error or an unlink until all are back and handled.
  */
 import type { Actions } from './actions.ts';
-import type { Outcome, StopsOn, Transition } from './endpoint-queue.ts';
+import type { Outcome, StopsOn } from './endpoint-queue.ts';
 import { Fifo } from './fifo.ts';
+import { RETRY_TRANSITIONS, type RetryPhase } from './retry-phases.ts';
+
+export { RETRY_TRANSITIONS, type RetryPhase };
 
 /** What the other side does when a transfer fails. */
 export type Server =
@@ -54,23 +53,11 @@ export type Server =
 /** How the server ended a transfer; 'returned' if it was never started and nobody unlinked it. */
 export type Reply = Outcome | 'returned';
 
-export type RetryPhase = 'running' | 'collecting' | 'retrying' | 'lost';
-
-/** All there are: `enter` refuses others. docs/stall-protocol.md prints them. */
-export const RETRY_TRANSITIONS: readonly Transition<RetryPhase>[] = [
-  { from: 'running', to: 'collecting', when: 'one comes back with an error, unlinked or returned' },
-  {
-    from: 'collecting',
-    to: 'running',
-    when: 'all are back and handled; what is left is sent again',
-  },
-  { from: 'collecting', to: 'retrying', when: 'the same, but nothing is left' },
-  { from: 'retrying', to: 'running', when: 'the driver submits, and it is sent with clear-stall' },
-  { from: 'retrying', to: 'collecting', when: 'an unlink overtook its URB' },
-  { from: 'running', to: 'lost', when: 'the connection is lost' },
-  { from: 'collecting', to: 'lost', when: 'the connection is lost' },
-  { from: 'retrying', to: 'lost', when: 'the connection is lost' },
-];
+/**
+ * Retries in a row without any other reply; what the server returns after them has failed. A server that
+ * keeps the protocol starts what carries clear-stall: it needs one.
+ */
+export const RESTARTS_MAX = 8;
 
 export interface RetryQueue<T> {
   readonly stopsOn: StopsOn;
@@ -88,6 +75,8 @@ export interface RetryQueue<T> {
   readonly guarded: Set<T>;
   /** Handlers that have not returned. */
   handling: number;
+  /** Transfers sent with clear-stall since the server has replied with anything but a return. */
+  restarts: number;
 }
 
 /**
@@ -96,6 +85,7 @@ export interface RetryQueue<T> {
  * - `sendUnlink`: ask the server for it back; it will reply.
  * - `giveBack`: to the driver, as the server ended it.
  * - `giveBackUnlinked`: to the driver, as unlinked; it was never started.
+ * - `giveBackFailed`: to the driver, as a protocol error: the server returns it again and again.
  * - `giveBackLost`: to the driver, as the device is gone.
  */
 export type RetryActionKind =
@@ -104,6 +94,7 @@ export type RetryActionKind =
   | 'sendUnlink'
   | 'giveBack'
   | 'giveBackUnlinked'
+  | 'giveBackFailed'
   | 'giveBackLost';
 
 export type RetryActions<T> = Actions<T, RetryActionKind>;
@@ -119,6 +110,7 @@ export function retryQueue<T>(stopsOn: StopsOn, server: Server): RetryQueue<T> {
     waiting: new Fifo(),
     guarded: new Set(),
     handling: 0,
+    restarts: 0,
   };
 }
 
@@ -140,7 +132,7 @@ export function submitted<T>(
       break;
     case 'retrying':
       enter(queue, 'running');
-      send(queue, transfer, 'sendClear', actions);
+      restart(queue, transfer, actions);
       break;
     case 'lost':
       giveBack(queue, transfer, 'giveBackLost', actions);
@@ -187,6 +179,7 @@ export function replied<T>(
     retryIfQuiet(queue, actions);
     return;
   }
+  if (queue.restarts > 0) queue.restarts = 0;
   remove(queue.sent, transfer);
   giveBack(queue, transfer, returned ? 'giveBackUnlinked' : 'giveBack', actions);
   if (stops(queue, reply)) stop(queue);
@@ -255,6 +248,12 @@ function send<T>(
   actions.add(kind, transfer);
 }
 
+/** Sends with clear-stall. */
+function restart<T>(queue: RetryQueue<T>, transfer: T, actions: RetryActions<T>): void {
+  queue.restarts++;
+  send(queue, transfer, 'sendClear', actions);
+}
+
 function retryIfQuiet<T>(queue: RetryQueue<T>, actions: RetryActions<T>): void {
   if (queue.phase !== 'collecting') return;
   if (queue.handling > 0 || queue.returned.size < queue.sent.length) return;
@@ -263,12 +262,16 @@ function retryIfQuiet<T>(queue: RetryQueue<T>, actions: RetryActions<T>): void {
     advance(queue, actions);
     return;
   }
-  const left = takeAll(queue);
-  enter(queue, left.length === 0 ? 'retrying' : 'running');
-  queue.returned.clear();
-  for (const [n, transfer] of left.entries()) {
-    send(queue, transfer, n === 0 ? 'sendClear' : 'send', actions);
+  if (queue.restarts >= RESTARTS_MAX && queue.sent.length > 0) {
+    queue.returned.clear();
+    for (const transfer of queue.sent.cut(0)) giveBack(queue, transfer, 'giveBackFailed', actions);
+    return;
   }
+  const [first, ...others] = takeAll(queue);
+  enter(queue, first === undefined ? 'retrying' : 'running');
+  queue.returned.clear();
+  if (first !== undefined) restart(queue, first, actions);
+  for (const transfer of others) send(queue, transfer, 'send', actions);
 }
 
 function takeAll<T>({ sent, waiting }: RetryQueue<T>): T[] {

@@ -43,6 +43,7 @@ import { COMMAND, HEADER_OCTETS, RetSubmit, RetUnlink } from './protocol.ts';
 import { statusOf } from './status.ts';
 
 const UNLINKED = resultOf('unlinked');
+const FAILED = resultOf('protocol-error');
 const SHUTDOWN = resultOf('shutdown');
 
 export interface FrontEndOptions {
@@ -258,6 +259,9 @@ export class FrontEnd implements FrameHandler {
         break;
       case 'giveBackUnlinked':
         this.#giveBack(pending, UNLINKED);
+        break;
+      case 'giveBackFailed':
+        this.#giveBack(pending, FAILED);
         break;
       case 'giveBackLost':
         this.#giveBack(pending, SHUTDOWN);

@@ -36,6 +36,8 @@ export class RemoteUsbDevice implements UsbDevice {
   readonly #remote: RemoteDevice;
   readonly #endpoints: RemoteEndpoints;
   readonly #pendings = new Map<Urb, Pending>();
+  /** URBs of those that the session wants back. */
+  readonly #unwanted = new Set<Urb>();
   /** Resolves when the connection is gone: because `dispose` was called, or by itself. */
   readonly gone: Promise<'disposed' | 'lost'>;
   #host: DeviceHost | null = null;
@@ -81,6 +83,9 @@ export class RemoteUsbDevice implements UsbDevice {
     const pending = this.#remote.submit(transfer, (result) => {
       this.#pendings.delete(urb);
       fillIn(urb, result);
+      const isUnwanted = this.#unwanted.size > 0 && this.#unwanted.delete(urb);
+      // The session would take it for untouched, and submit it again for as long as the server does so.
+      if (urb.status === 'unlinked' && !isUnwanted) urb.status = 'protocol-error';
       if (urb.setup !== null && urb.status === 'ok') this.#endpoints.applied(urb.setup);
       this.#host?.completed(urb);
     });
@@ -89,7 +94,9 @@ export class RemoteUsbDevice implements UsbDevice {
 
   unlink(urb: Urb): void {
     const pending = this.#pendings.get(urb);
-    if (pending !== undefined) this.#remote.unlink(pending);
+    if (pending === undefined) return;
+    this.#unwanted.add(urb);
+    this.#remote.unlink(pending);
   }
 
   reset(): void {
@@ -126,7 +133,7 @@ export async function openRemote(
     const endpoints = await readEndpoints(remote, descriptors);
     const { manufacturer, product } = descriptors.device;
     const names = [await readString(remote, manufacturer), await readString(remote, product)];
-    const label = names.filter((name) => name !== undefined).join(' ') || 'remote device';
+    const label = names.filter(Boolean).join(' ') || 'remote device';
     return new RemoteUsbDevice(remote, endpoints, label);
   } catch (error) {
     await remote.close();

@@ -224,6 +224,9 @@ export class RingDevice {
       case 'giveBackUnlinked':
         this.#giveBack(pending, resultOf('unlinked'));
         break;
+      case 'giveBackFailed':
+        this.#giveBack(pending, resultOf('protocol-error'));
+        break;
       case 'giveBackLost':
         this.#giveBack(pending, resultOf('shutdown'));
         break;

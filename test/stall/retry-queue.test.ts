@@ -5,6 +5,7 @@ import {
   connectionLost,
   handled,
   overtaken,
+  RESTARTS_MAX,
   RETRY_TRANSITIONS,
   type Reply,
   type RetryActionKind,
@@ -276,6 +277,40 @@ describe('retry queue', () => {
         'handled -> send c',
       ],
       'knows no returns': ['submit a -> send a', 'returned a -> giveBack a', 'handled'],
+    });
+  });
+
+  describe('Tests for a server that returns what carries clear-stall', () => {
+    const again = (count: number, subject: string) =>
+      Array.from({ length: count }, () => `returned ${subject} -> sendClear ${subject}`);
+
+    rows(() => new Bench(), {
+      'it is retried a number of times, then it has failed': [
+        'submit a -> send a',
+        ...again(RESTARTS_MAX, 'a'),
+        'returned a -> giveBackFailed a',
+        'handled',
+      ],
+      'what is behind it fails with it, in order; what comes later is sent once': [
+        ...['submit a -> send a', 'submit b -> send b'],
+        ...Array(RESTARTS_MAX).fill(['returned a', 'returned b -> sendClear a, send b']).flat(),
+        ...['submit c -> send c', 'returned a', 'returned b'],
+        'returned c -> giveBackFailed a, giveBackFailed b, giveBackFailed c',
+        ...['submit d', 'handled', 'handled', 'handled -> sendClear d'],
+        ...['returned d -> giveBackFailed d', 'submit e', 'handled -> sendClear e'],
+        'ok e -> giveBack e',
+      ],
+      'any other reply begins the count anew': [
+        ...['submit a -> send a', ...again(RESTARTS_MAX, 'a'), 'ok a -> giveBack a', 'handled'],
+        ...['submit b -> send b', ...again(RESTARTS_MAX, 'b'), 'error b -> giveBack b', 'handled'],
+        ...['submit c -> sendClear c', ...again(RESTARTS_MAX - 1, 'c')],
+        ...['unlink c -> sendUnlink c', 'returned c -> giveBackUnlinked c', 'handled'],
+        ...[
+          'submit d -> sendClear d',
+          ...again(RESTARTS_MAX - 1, 'd'),
+          'returned d -> giveBackFailed d',
+        ],
+      ],
     });
   });
 
