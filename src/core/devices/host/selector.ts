@@ -47,9 +47,23 @@ export function matches(selector: Selector, device: HostDevice): boolean {
   return fits(selector.serialNumber, device.serialNumber);
 }
 
+/**
+ * Each part of the pattern where it fits first: a regular expression would try all places of all parts,
+ * and the text may be the device's.
+ */
 function fits(pattern: string, text: string): boolean {
-  const parts = pattern.split('*').map((part) => part.replace(/[.*+?^${}()|[\]\\]/g, '\\$&'));
-  return new RegExp(`^${parts.join('.*')}$`, 's').test(text);
+  const [first = '', ...others] = pattern.split('*');
+  const last = others.pop();
+  if (last === undefined) return text === first;
+  const end = text.length - last.length;
+  if (!text.startsWith(first) || !text.endsWith(last)) return false;
+  let at = first.length;
+  for (const part of others) {
+    const found = text.indexOf(part, at);
+    if (found < 0) return false;
+    at = found + part.length;
+  }
+  return at <= end;
 }
 
 /** Bus numbers of ids made from identifiers: far above those that machines have. */

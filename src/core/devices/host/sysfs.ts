@@ -31,16 +31,20 @@ export interface SysfsHostDevice extends SysfsDevice, HostDevice {
  * Mbit/s as sysfs has them. SuperSpeedPlus devices are shown as SuperSpeed, which they can do,
  * because the kernel's USB/IP client refuses anything faster before Linux 6.12.
  */
-const SPEED_BY_TEXT: Readonly<Record<string, Speed>> = {
-  '1.5': 'low',
-  '12': 'full',
-  '480': 'high',
-  '5000': 'super',
-  '10000': 'super',
-  '20000': 'super',
-};
+const SPEED_BY_TEXT: ReadonlyMap<string, Speed> = new Map([
+  ['1.5', 'low'],
+  ['12', 'full'],
+  ['480', 'high'],
+  ['5000', 'super'],
+  ['10000', 'super'],
+  ['20000', 'super'],
+]);
 
 const HUB_CLASS = '09';
+
+/** busnum and devnum: what has three digits in the name of a file of usbfs. */
+const NUMBER = /^[1-9]\d{0,2}$/;
+const CONFIGURATION_VALUE_MAX = 255;
 
 /** Devices that are there now, root hubs left out. */
 export function listPluggedDevices(root: string = SYSFS_DEVICES): SysfsDevice[] {
@@ -52,9 +56,9 @@ export function listPluggedDevices(root: string = SYSFS_DEVICES): SysfsDevice[] 
 function readPluggedDevice(root: string, busId: string): SysfsDevice | null {
   const folder = join(root, busId);
   const [bus, device] = [readAttribute(folder, 'busnum'), readAttribute(folder, 'devnum')];
-  const speed = SPEED_BY_TEXT[readAttribute(folder, 'speed')];
+  const speed = SPEED_BY_TEXT.get(readAttribute(folder, 'speed'));
   // It has no number while it is reset.
-  if (bus === '' || device === '' || device === '0' || speed === undefined) return null;
+  if (!NUMBER.test(bus) || !NUMBER.test(device) || speed === undefined) return null;
   return {
     busId,
     appearance: `${busId}/${device}`, // the kernel counts devices up
@@ -81,7 +85,7 @@ export async function readHostDevice(plugged: SysfsDevice): Promise<SysfsHostDev
   return {
     ...plugged,
     serialNumber,
-    configurationValue: Number(value) || 0,
+    configurationValue: Number(value) <= CONFIGURATION_VALUE_MAX ? Number(value) : 0,
     label:
       label.filter((name) => name !== '').join(' ') || `${plugged.vendorId}:${plugged.productId}`,
   };

@@ -48,6 +48,7 @@ async function openHostDevice(
     const isStray = driversOf(device.folder, device.busId).length === 0;
     return await UsbfsDevice.take(openFile(device), { ...device, isStray, onGone: options.onGone });
   } catch (error) {
+    if (error instanceof RangeError) throw refuse(error.message);
     if (!(error instanceof ClaimError)) throw error;
     if (error.errno === ERRNO.EBUSY) {
       throw refuse('another program has an interface of it, wanted none');

@@ -81,10 +81,11 @@ export class UsbfsDevice implements UsbDevice {
   /**
    * Takes the device from the kernel's drivers. The file is the device's from here on.
    *
-   * @throws {ClaimError} if its interfaces cannot be had; the file is closed then.
+   * @throws {ClaimError} if its interfaces cannot be had, {RangeError} if its descriptors make no sense;
+   * the file is closed then.
    */
   static async take(file: UsbfsFile, options: UsbfsDeviceOptions): Promise<UsbfsDevice> {
-    const device = new UsbfsDevice(file, options);
+    const device = UsbfsDevice.#of(file, options);
     const claimed = await device.#interfaces.claim();
     const answer = claimed >= 0 && options.isStray ? await device.#interfaces.reset() : claimed;
     if (answer < 0) {
@@ -93,6 +94,15 @@ export class UsbfsDevice implements UsbDevice {
     }
     device.#watch();
     return device;
+  }
+
+  static #of(file: UsbfsFile, options: UsbfsDeviceOptions): UsbfsDevice {
+    try {
+      return new UsbfsDevice(file, options);
+    } catch (error) {
+      file.close();
+      throw error;
+    }
   }
 
   private constructor(file: UsbfsFile, options: UsbfsDeviceOptions) {

@@ -15,13 +15,13 @@ export interface PackageHostDevice extends PackageListing, HostDevice {}
 const HUB_CLASS = 9;
 
 /** SuperSpeedPlus is shown as SuperSpeed, as by `SPEED_BY_TEXT` in host/sysfs.ts. */
-const SPEEDS: Readonly<Record<string, Speed>> = {
-  low: 'low',
-  full: 'full',
-  high: 'high',
-  super: 'super',
-  superPlus: 'super',
-};
+const SPEEDS: ReadonlyMap<string, Speed> = new Map([
+  ['low', 'low'],
+  ['full', 'full'],
+  ['high', 'high'],
+  ['super', 'super'],
+  ['superPlus', 'super'],
+]);
 
 export function listingsOf(
   devices: readonly PackageDevice[],
@@ -44,7 +44,7 @@ export function listingsOf(
       productId: hexadecimal(productId),
       isHub: deviceClass === HUB_CLASS,
       isRemote: folder !== null && isAtVhci(folder),
-      speed: SPEEDS[device.speed ?? ''] ?? (device.usbVersionMajor >= 3 ? 'super' : 'high'),
+      speed: SPEEDS.get(device.speed ?? '') ?? (device.usbVersionMajor >= 3 ? 'super' : 'high'),
     };
   });
 }

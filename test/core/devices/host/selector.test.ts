@@ -1,4 +1,5 @@
 import { strict as assert } from 'node:assert';
+import fc from 'fast-check';
 import type { HostDevice } from '../../../../src/core/devices/host/device.ts';
 import {
   exportBusId,
@@ -39,6 +40,25 @@ describe('usb: selectors', () => {
   ]) {
     it(`${target} does not`, () => assert(!matches(parseSelector(target), DEVICE)));
   }
+
+  it('patterns mean what regular expressions of the same form mean (property)', () => {
+    const letters = fc.string({ unit: fc.constantFrom('a', 'b', '*'), maxLength: 8 });
+    const text = fc.string({ unit: fc.constantFrom('a', 'b'), maxLength: 8 });
+    fc.assert(
+      fc.property(letters, text, (pattern, serialNumber) => {
+        const wanted = new RegExp(`^${pattern.replaceAll('*', '.*')}$`).test(serialNumber);
+        const found = matches(parseSelector(`*:*:${pattern}`), { ...DEVICE, serialNumber });
+        assert.equal(found, wanted);
+      }),
+    );
+  });
+
+  it('a long serial number does not take long, whatever the pattern', () => {
+    const serialNumber = 'a'.repeat(4096);
+    for (const target of [`*:*:${'*a'.repeat(40)}b`, `*:*:b${'a*'.repeat(40)}`]) {
+      assert(!matches(parseSelector(target), { ...DEVICE, serialNumber }));
+    }
+  });
 
   it('identifiers may be written in capitals', () => {
     assert(matches(parseSelector('0A51:166F'), { ...DEVICE, vendorId: '0a51', productId: '166f' }));

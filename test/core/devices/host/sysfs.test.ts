@@ -66,6 +66,31 @@ describe('devices of this machine, by sysfs', () => {
     assert.equal(nodePathOf(found[0] as never), '/dev/bus/usb/001/012');
   });
 
+  it('numbers that are none, or have no place in a name of usbfs, are not believed', async () => {
+    for (const [name, odd] of Object.entries({
+      '1-1': { busnum: '-1' },
+      '1-2': { busnum: '0x10' },
+      '1-3': { devnum: '1e3' },
+      '1-4': { devnum: '1234' },
+      '1-5': { devnum: '../../../sda' },
+      '1-6': { speed: '__proto__' },
+      '1-7': { bConfigurationValue: '1e9' },
+      '1-8': { bConfigurationValue: 'Infinity' },
+      '1-9': { bConfigurationValue: 'x' },
+    })) {
+      plug(name, odd);
+    }
+    const found = await Promise.all(listPluggedDevices(join(root, 'usb')).map(readHostDevice));
+    assert.deepEqual(
+      found.map(({ busId, configurationValue }) => [busId, configurationValue]),
+      [
+        ['1-7', 0],
+        ['1-8', 0],
+        ['1-9', 0],
+      ],
+    );
+  });
+
   it('no folder, no devices', () => assert.deepEqual(listPluggedDevices(join(root, 'none')), []));
 
   it('knows which drivers have an interface', () => {

@@ -3,9 +3,16 @@ import fc from 'fast-check';
 import { ERRNO, FLAG } from '../../../../src/core/devices/usbfs/abi.ts';
 import { LENT_OCTETS_MAX } from '../../../../src/core/devices/usbfs/transfer-memory.ts';
 import { ClaimError, UsbfsDevice } from '../../../../src/core/devices/usbfs/usbfs-device.ts';
+import { Registry } from '../../../../src/core/registry.ts';
 import { DeviceSession } from '../../../../src/core/session.ts';
 import { type IsoPacket, type Loan, Urb } from '../../../../src/core/urb.ts';
 import { FakeClock } from '../../../examples/rig.ts';
+import {
+  configurationBytes,
+  deviceBytes,
+  interfaceBytes,
+  many,
+} from '../../../usbip/hostile-server.ts';
 import { NotingClient } from '../../manual-device.ts';
 import { FakeUsbfs } from './fake-usbfs.ts';
 
@@ -104,6 +111,32 @@ describe('UsbfsDevice', () => {
         'releaseInterface 1',
         'reset',
       ]);
+    });
+
+    it('256 interfaces: 32 are claimed and listed', async () => {
+      const parts = many(256, (at) => Buffer.concat([interfaceBytes(at), interfaceBytes(at, 1)]));
+      const descriptors = Buffer.concat([deviceBytes(), configurationBytes(parts)]);
+      const { device, file, session } = await open(Object.assign(new FakeUsbfs(), { descriptors }));
+      const { info } = new Registry().add(device, 'usb');
+      assert.equal(info.interfaces.length, 32);
+      await session.close();
+      assert.equal(
+        file.takeCalls().filter((call) => call.startsWith('disconnectClaim')).length,
+        32,
+      );
+    });
+
+    it('descriptors that make no sense are refused, and the file is closed', async () => {
+      for (const descriptors of [Buffer.alloc(0), Buffer.alloc(18), Buffer.alloc(1 << 20, 1)]) {
+        const file = Object.assign(new FakeUsbfs(), { descriptors });
+        await assert.rejects(open(file), RangeError);
+        assert.equal(file.closed, true);
+        assert.equal(file.memories.size, 0);
+      }
+      const empty = Buffer.from([9, 2, 9, 0, 0, 1, 0, 0, 0]);
+      const long = Buffer.concat([deviceBytes(), Buffer.alloc(1 << 20, empty)]);
+      const { device } = await open(Object.assign(new FakeUsbfs(), { descriptors: long }));
+      assert.equal(device.info.interfaces.length, 0);
     });
 
     it('a claim that fails leaves nothing behind', async () => {
