@@ -8,6 +8,9 @@ import { listDevices } from './list-client.ts';
 import { readDescriptors, readString } from './remote-descriptors.ts';
 import { formatAddress, type ListenAddress } from './server.ts';
 
+/** Devices, or reasons, that a message names. */
+const NAMED_MAX = 4;
+
 /** VVVV:PPPP[:SERIAL] */
 export interface DeviceIdentity {
   readonly vendorId: number;
@@ -64,11 +67,19 @@ export async function findBusId(server: ListenAddress, wanted: DeviceIdentity): 
   if (busId !== undefined && found.length === 1) return busId;
   const what = `Cannot find ${formatIdentity(wanted)} at ${formatAddress(server)}`;
   if (found.length > 1) {
-    throw new UserError(`${what}: ${found.join(', ')} are all such devices, wanted one; use -b`);
+    const all = joined(found, ', ');
+    throw new UserError(`${what}: ${all} are all such devices, wanted one; use -b`);
   }
   throw new UserError(
-    `${what}: ${reasons.join('; ') || 'it exports no such device'}, see urbgate list`,
+    `${what}: ${joined(reasons, '; ') || 'it exports no such device'}, see urbgate list`,
   );
+}
+
+/** The first of several texts; how many there are is the server's to say. */
+function joined(texts: readonly string[], separator: string): string {
+  const rest = texts.length - NAMED_MAX;
+  const named = texts.slice(0, NAMED_MAX);
+  return (rest > 0 ? [...named, `${rest} more`] : named).join(separator);
 }
 
 async function serialOf(server: ListenAddress, busId: string): Promise<string | undefined> {

@@ -5,6 +5,8 @@
 import type { Pending } from './pending.ts';
 
 const SLOTS_MIN = 256;
+/** Unlinks kept without their reply, at least; a server need not answer those of transfers that it has ended. */
+const UNLINKS_MIN = 256;
 
 export class Pendings {
   /** Each at its seqnum modulo the length, which is a power of two and at least twice the count. */
@@ -12,6 +14,8 @@ export class Pendings {
   #count = 0;
   /** Unlinks without their reply: seqnum of the unlink, and whose it is. */
   readonly #unlinks = new Map<number, Pending>();
+  /** As many as that, and those are forgotten whose transfers have ended. */
+  #unlinksMax = UNLINKS_MIN;
   #last = 0;
 
   get count(): number {
@@ -43,6 +47,7 @@ export class Pendings {
 
   /** The seqnum of an unlink of this transfer. */
   addUnlink(pending: Pending): number {
+    if (this.#unlinks.size >= this.#unlinksMax) this.#forgetUnlinks();
     const seqnum = this.#next();
     this.#unlinks.set(seqnum, pending);
     return seqnum;
@@ -59,6 +64,14 @@ export class Pendings {
     this.#slots.fill(undefined);
     this.#count = 0;
     this.#unlinks.clear();
+  }
+
+  /** Their replies would mean nothing. */
+  #forgetUnlinks(): void {
+    for (const [seqnum, pending] of this.#unlinks) {
+      if (this.get(pending.seqnum) !== pending) this.#unlinks.delete(seqnum);
+    }
+    this.#unlinksMax = Math.max(UNLINKS_MIN, 2 * this.#unlinks.size);
   }
 
   /** A number that nothing has. 32 bits, which wrap. */

@@ -1,11 +1,29 @@
 /** Servers that break the protocol end their connection, and nothing else. */
 import { strict as assert } from 'node:assert';
 import { createServer, type Server, type Socket } from 'node:net';
+import { sourceSink } from '../../src/core/devices/virtual/source-sink/kind.ts';
+import { VirtualDevice } from '../../src/core/devices/virtual/virtual-device.ts';
+import { UserError } from '../../src/core/errors.ts';
+import { Registry } from '../../src/core/registry.ts';
 import type { Transfer } from '../../src/core/transfer.ts';
+import { Urb } from '../../src/core/urb.ts';
+import { RESTARTS_MAX } from '../../src/stall/retry-queue.ts';
 import { importDevice, type RemoteDevice } from '../../src/usbip/client.ts';
-import { openRemote } from '../../src/usbip/remote-device.ts';
+import { DeviceListReader } from '../../src/usbip/list-client.ts';
+import { deviceListReply, importReply } from '../../src/usbip/operations.ts';
+import { openRemote, type RemoteUsbDevice } from '../../src/usbip/remote-device.ts';
 import type { ListenAddress } from '../../src/usbip/server.ts';
 import { RemoteUsb } from '../../src/usbip/webusb.ts';
+import { HOSTILE_DEVICES } from './hostile-devices.ts';
+import {
+  configurationBytes,
+  deviceBytes,
+  HostileServer,
+  interfaceBytes,
+  many,
+  stringBytes,
+  submitReply,
+} from './hostile-server.ts';
 
 const HEADER = 48;
 const GRANTED = (() => {
@@ -108,4 +126,149 @@ describe('hostile servers', () => {
     await assert.rejects(openRemote(address, '1-1'), { name: 'UserError' });
     await assert.rejects(new RemoteUsb(address).getDevices(), { name: 'UserError' });
   });
+});
+
+/** What reading a device takes at most: descriptors, alternate settings and two strings. */
+const REQUESTS_MAX = 1 + 8 * 2 + 1 + 32 + 2;
+/** WebUSB asks for the names of settings too. */
+const STRINGS_MAX = 64;
+const EVERY_ADDRESS = Array.from({ length: 256 }, (_, at) => at);
+
+describe('servers whose devices are not what they should be', () => {
+  let server: HostileServer;
+  before(async () => {
+    server = await HostileServer.start();
+  });
+  after(() => server.close());
+
+  for (const { name, hostile, refused, interfaces } of HOSTILE_DEVICES) {
+    it(`${name}: ${refused ? 'refused in one sentence' : 'a device within bounds'}`, async () => {
+      server.hostile = hostile;
+      server.requests = 0;
+      const device = await openRemote(server.address, '1-1').catch((error) => {
+        assert(error instanceof UserError, `${error}`);
+        assert.match(error.message, /^Cannot use .+: .+/s);
+        return null;
+      });
+      assert(server.requests <= REQUESTS_MAX, `${server.requests} requests`);
+      assert.equal(device === null, refused === true);
+      if (device === null) return;
+      assert.equal(listedWith(device), interfaces);
+      const endpoints = EVERY_ADDRESS.filter((address) => device.endpoint(address) !== undefined);
+      assert(endpoints.every((address) => (address & 0x70) === 0));
+      await device.dispose();
+    });
+
+    it(`${name}: WebUSB has it or has it not`, async () => {
+      server.hostile = hostile;
+      server.requests = 0;
+      const devices = await new RemoteUsb(server.address).getDevices();
+      assert(server.requests <= REQUESTS_MAX + STRINGS_MAX, `${server.requests} requests`);
+      assert.equal(devices.length, refused ? 0 : 1);
+      for (const { configurations } of devices) {
+        assert(configurations.length <= 8);
+        assert(configurations.every((one) => one.interfaces.length <= 32));
+      }
+    });
+  }
+
+  it('a name for each of 8000 settings: the first 64 are asked for, the device has its own', async () => {
+    const one = configurationBytes(many(1000, (at) => interfaceBytes(at >> 7, at & 127, at)));
+    const strings = Object.fromEntries(EVERY_ADDRESS.map((at) => [at, stringBytes(`name ${at}`)]));
+    server.hostile = { device: deviceBytes(8), configurations: [one], strings };
+    server.requests = 0;
+    const [device] = await new RemoteUsb(server.address).getDevices();
+    assert.equal(device?.productName, 'name 2');
+    assert(server.requests <= REQUESTS_MAX + STRINGS_MAX, `${server.requests} requests`);
+    const [first] = device.configurations[0]?.interfaces[0]?.alternates.slice(50) ?? [];
+    assert.equal(first?.interfaceName, 'name 50');
+  });
+
+  it('a name that steers terminals is shown without that', async () => {
+    const strange = 'a\r\n\u001b[2J\u202e\u0000\u0085\ud800b';
+    server.hostile = { strings: { 1: stringBytes(strange) } };
+    const device = await openRemote(server.address, '1-1');
+    const { label } = new Registry().add(device, 'remote').info;
+    assert.equal(label, 'a\ufffd\ufffd\ufffd[2J\ufffd\ufffd\ufffd\ufffdb');
+    await device.dispose();
+  });
+
+  /** How many interfaces a list shows of it, beside another device. */
+  function listedWith(device: RemoteUsbDevice): number | undefined {
+    const registry = new Registry();
+    registry.add(new VirtualDevice(sourceSink.define({})), 'other', '1-1');
+    const added = registry.add(device, 'remote', '1-2');
+    assert.equal(importReply(added).length, 320);
+    const listed = new DeviceListReader().receive(deviceListReply(registry.list()));
+    assert.deepEqual(
+      listed?.map(({ busId }) => busId),
+      ['1-1', '1-2'],
+    );
+    return listed[1]?.interfaces.length;
+  }
+});
+
+describe('servers that return URBs for ever', () => {
+  const UNLINKED = -104;
+  const NOTHING = Buffer.alloc(0);
+  let server: HostileServer;
+  let submits: number;
+
+  beforeEach(async () => {
+    server = await HostileServer.start();
+    submits = 0;
+  });
+  afterEach(() => server.close());
+
+  function answerWith(status: (submit: number) => number): void {
+    server.onCommand = (header, socket) => {
+      const seqnum = header.readUInt32BE(4);
+      if (header.readUInt32BE(0) === 1)
+        socket.write(submitReply(seqnum, status(submits++), NOTHING));
+    };
+  }
+
+  it('are sent each a bounded number of times, which ends as a protocol error', async () => {
+    server.stallProtocol = true;
+    answerWith(() => UNLINKED);
+    const device = await importDevice(server.address, '1-1');
+    assert.equal(device.stallProtocol, true);
+    assert.equal((await device.transfer(READ)).status, 'protocol-error');
+    assert.equal(submits, 1 + RESTARTS_MAX);
+    submits = 0;
+    for (let n = 0; n < 10; n++)
+      assert.equal((await device.transfer(READ)).status, 'protocol-error');
+    assert.equal(submits, 10);
+    const together = Array.from({ length: 10 }, () => device.transfer(READ));
+    for (const { status } of await Promise.all(together)) assert.equal(status, 'protocol-error');
+    assert(submits <= 30, `${submits} commands for 20 transfers`);
+    answerWith(() => 0);
+    assert.equal((await device.transfer(READ)).status, 'ok');
+    await device.close();
+  });
+
+  it('but a return now and then is retried', async () => {
+    server.stallProtocol = true;
+    answerWith((submit) => (submit % (RESTARTS_MAX + 1) === RESTARTS_MAX ? 0 : UNLINKED));
+    const device = await importDevice(server.address, '1-1');
+    for (let n = 0; n < 5; n++) assert.equal((await device.transfer(READ)).status, 'ok');
+    await device.close();
+  });
+
+  for (const stallProtocol of [true, false]) {
+    it(`a remote: device has failed then (stall protocol: ${stallProtocol})`, async () => {
+      server.stallProtocol = stallProtocol;
+      const device = await openRemote(server.address, '1-1');
+      const endpoint = device.endpoint(0x81);
+      assert(endpoint !== undefined);
+      answerWith(() => UNLINKED);
+      const urb = Urb.read(1, endpoint, 64);
+      await new Promise<void>((resolve) => {
+        device.open({ completed: () => resolve(), removed: () => {} });
+        device.submit(urb);
+      });
+      assert.equal(urb.status, 'protocol-error');
+      await device.dispose();
+    });
+  }
 });
