@@ -7,7 +7,7 @@
 import { Client } from 'net-ipc';
 import { UserError } from '../core/errors.ts';
 import { controlPath } from './control-path.ts';
-import type { Answer, Command, Request, Result } from './control-protocol.ts';
+import { type Command, parseAnswer, type Request, type Result } from './control-protocol.ts';
 
 /** Long enough for an export that has to wait for hardware or for another server. */
 const ANSWER_MILLISECONDS = 30_000;
@@ -78,10 +78,12 @@ export async function callControl(
     timer = setTimeout(() => reject(failed(path, undefined, peer)), millisecondsMax);
   });
   try {
-    const answered: Answer = await Promise.race([
+    const received: unknown = await Promise.race([
       ended,
       client.connect().then(() => client.request(request, 0)),
     ]);
+    const answered = parseAnswer(received);
+    if (answered === undefined) throw failed(path, undefined, peer);
     if (answered.ok) return answered.result;
     if (answered.user) throw new UserError(answered.message);
     throw new Error(`The ${peer.name} failed: ${answered.message}`);

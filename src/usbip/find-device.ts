@@ -10,6 +10,8 @@ import { formatAddress, type ListenAddress } from './server.ts';
 
 /** Devices, or reasons, that a message names. */
 const NAMED_MAX = 4;
+/** A bus id as servers have them; it is to stand in messages, and in the state file of stock `usbip`. */
+const BUS_ID = /^[!-~]{1,31}$/;
 
 /** VVVV:PPPP[:SERIAL] */
 export interface DeviceIdentity {
@@ -51,7 +53,7 @@ export async function busIdOf(server: ListenAddress, which: string): Promise<str
 export async function findBusId(server: ListenAddress, wanted: DeviceIdentity): Promise<string> {
   const { vendorId, productId, serial } = wanted;
   const listed = (await listDevices(server)).filter(
-    (one) => one.vendorId === vendorId && one.productId === productId,
+    (one) => one.vendorId === vendorId && one.productId === productId && BUS_ID.test(one.busId),
   );
   const found: string[] = [];
   const reasons: string[] = [];

@@ -9,6 +9,7 @@ import type { Transfer } from '../../src/core/transfer.ts';
 import { Urb } from '../../src/core/urb.ts';
 import { RESTARTS_MAX } from '../../src/stall/retry-queue.ts';
 import { importDevice, type RemoteDevice } from '../../src/usbip/client.ts';
+import { findBusId } from '../../src/usbip/find-device.ts';
 import { DeviceListReader } from '../../src/usbip/list-client.ts';
 import { deviceListReply, importReply } from '../../src/usbip/operations.ts';
 import { openRemote, type RemoteUsbDevice } from '../../src/usbip/remote-device.ts';
@@ -20,7 +21,9 @@ import {
   deviceBytes,
   HostileServer,
   interfaceBytes,
+  listReply,
   many,
+  recordOf,
   stringBytes,
   submitReply,
 } from './hostile-server.ts';
@@ -132,6 +135,7 @@ describe('hostile servers', () => {
 const REQUESTS_MAX = 1 + 8 * 2 + 1 + 32 + 2;
 /** WebUSB asks for the names of settings too. */
 const STRINGS_MAX = 64;
+const IDENTITY = { vendorId: 0x1234, productId: 0x5678 };
 const EVERY_ADDRESS = Array.from({ length: 256 }, (_, at) => at);
 
 describe('servers whose devices are not what they should be', () => {
@@ -191,6 +195,21 @@ describe('servers whose devices are not what they should be', () => {
     const { label } = new Registry().add(device, 'remote').info;
     assert.equal(label, 'a\ufffd\ufffd\ufffd[2J\ufffd\ufffd\ufffd\ufffdb');
     await device.dispose();
+  });
+
+  it('1000 devices of one identity: the message names a few', async () => {
+    const records = many(1000, (at) => recordOf({}, `1-${at}`));
+    server.hostile = { list: listReply(records) };
+    await assert.rejects(findBusId(server.address, IDENTITY), (error) => {
+      assert(error instanceof UserError && error.message.length < 200, `${error}`);
+      return /1-0, 1-1, 1-2, 1-3, 996 more are all such devices/.test(error.message);
+    });
+  });
+
+  it('a bus id that is none is not taken for the device that is meant', async () => {
+    const odd = ['', '1-1 evil', '1-1\n2 x', '1-\u202e1', 'x'.repeat(32)];
+    server.hostile = { list: listReply([...odd, '1-7'].map((busId) => recordOf({}, busId))) };
+    assert.equal(await findBusId(server.address, IDENTITY), '1-7');
   });
 
   /** How many interfaces a list shows of it, beside another device. */

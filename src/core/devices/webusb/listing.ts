@@ -30,23 +30,34 @@ export function listingsOf(
   const buses = [...new Set(devices.map(({ bus }) => bus))].sort();
   const inReset = (device: PackageDevice) => platform === 'linux' && device.address === 0;
   return devices.flatMap((device) => {
-    if (inReset(device)) return [];
-    const { handle, vendorId, productId, deviceClass } = device;
-    const bus = busNumber(device.bus, buses, platform);
-    const busId = `${bus}-${device.ports.length > 0 ? device.ports.join('.') : 0}`;
-    const folder = platform === 'linux' ? `${SYSFS_DEVICES}/${busId}` : null;
-    return {
-      device,
-      folder,
-      busId,
-      appearance: handle,
-      vendorId: hexadecimal(vendorId),
-      productId: hexadecimal(productId),
-      isHub: deviceClass === HUB_CLASS,
-      isRemote: folder !== null && isAtVhci(folder),
-      speed: SPEEDS.get(device.speed ?? '') ?? (device.usbVersionMajor >= 3 ? 'super' : 'high'),
-    };
+    try {
+      return inReset(device) ? [] : listingOf(device, buses, platform);
+    } catch {
+      return []; // the package throws where a device does not tell, which takes none from the others
+    }
   });
+}
+
+function listingOf(
+  device: PackageDevice,
+  buses: readonly string[],
+  platform: NodeJS.Platform,
+): PackageListing {
+  const { handle, vendorId, productId, deviceClass } = device;
+  const bus = busNumber(device.bus, buses, platform);
+  const busId = `${bus}-${device.ports.length > 0 ? device.ports.join('.') : 0}`;
+  const folder = platform === 'linux' ? `${SYSFS_DEVICES}/${busId}` : null;
+  return {
+    device,
+    folder,
+    busId,
+    appearance: handle,
+    vendorId: hexadecimal(vendorId),
+    productId: hexadecimal(productId),
+    isHub: deviceClass === HUB_CLASS,
+    isRemote: folder !== null && isAtVhci(folder),
+    speed: SPEEDS.get(device.speed ?? '') ?? (device.usbVersionMajor >= 3 ? 'super' : 'high'),
+  };
 }
 
 /** Asks the device for its names where the system does not know them. */

@@ -80,6 +80,15 @@ describe('devices that the package shows', () => {
     assert.deepEqual([fast?.speed, unknown?.speed], ['super', 'super']);
   });
 
+  it('a device that does not tell is left out, and the others are there', () => {
+    const broken = deviceWith({ ports: undefined as unknown as number[] });
+    const listed = listingsOf([deviceWith({}), broken, deviceWith({ ports: [4] })], 'darwin');
+    assert.deepEqual(
+      listed.map(({ busId }) => busId),
+      ['1-1.2', '1-4'],
+    );
+  });
+
   it('the package is there, and lists what this machine has', async () => {
     const backend = new WebUsbBackend(await loadPackage(), process.platform, new FakeClock());
     for (const { busId } of await backend.list()) assert.match(busId, /^\d+-\d/);
