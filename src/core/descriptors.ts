@@ -132,21 +132,8 @@ export function parseConfiguration(octets: Uint8Array, speed: Speed): Configurat
   }
   const settings = new Settings();
   for (const { at, length, type } of descriptorsIn(octets)) {
-    const field = (offset: number): number => octets[at + offset] ?? 0;
     if (type === DESCRIPTOR.interface) {
-      settings.begin(
-        length < 9
-          ? null
-          : {
-              number: field(2),
-              alternate: field(3),
-              class: field(5),
-              subclass: field(6),
-              protocol: field(7),
-              nameIndex: field(8),
-              endpoints: [],
-            },
-      );
+      settings.begin(length < 9 ? null : settingOf(octets, at));
     } else if (type === DESCRIPTOR.endpoint && length >= 7 && settings.current !== null) {
       const companion = octets[at + length + 1] === DESCRIPTOR.companion ? at + length : undefined;
       settings.add(endpointInfo(octets, at, companion, speed, settings.current.number));
@@ -154,6 +141,19 @@ export function parseConfiguration(octets: Uint8Array, speed: Speed): Configurat
   }
   const [value = 0, nameIndex = 0, attributes = 0] = octets.subarray(5, 8);
   return { value, attributes, nameIndex, alternates: settings.all };
+}
+
+function settingOf(octets: Uint8Array, at: number): AlternateSetting {
+  const field = (offset: number): number => octets[at + offset] ?? 0;
+  return {
+    number: field(2),
+    alternate: field(3),
+    class: field(5),
+    subclass: field(6),
+    protocol: field(7),
+    nameIndex: field(8),
+    endpoints: [],
+  };
 }
 
 /**
