@@ -8,7 +8,7 @@ import { Command } from 'commander';
 import { type ListedDevice, listDevices } from '../usbip/list-client.ts';
 import { USBIP_PORT } from '../usbip/protocol.ts';
 import { parseAddress } from './addresses.ts';
-import { say } from './output.ts';
+import { say, sayJson } from './output.ts';
 import { type ClassTriple, hex, UsbIds } from './usb-ids.ts';
 
 interface ListOptions {
@@ -39,8 +39,7 @@ async function list({ remote, json }: ListOptions): Promise<void> {
   const devices = await listDevices(server);
   const ids = UsbIds.ofSystem();
   if (json) {
-    const named = devices.map((device) => jsonOf(device, ids));
-    process.stdout.write(`${JSON.stringify(named, null, 2)}\n`);
+    sayJson(devices.map((device) => jsonOf(device, ids)));
     return;
   }
   for (const line of listLines(server.host, devices, ids)) say(line);

@@ -6,6 +6,7 @@
  * be there to print that. Control characters are escaped, for names in messages come from peers.
  */
 import { type Logger, pino } from 'pino';
+import { printable } from '../core/printable.ts';
 
 export type Log = Logger;
 
@@ -24,13 +25,4 @@ export function formatLine(json: string): string {
   const stack = record.err === undefined ? '' : `: ${record.err.stack ?? record.err.message}`;
   const message = printable(`${record.msg ?? ''}${stack}`);
   return `${new Date(record.time).toISOString()} ${level.padEnd(5)} ${message}\n`;
-}
-
-/** Text on one line, with no way to steer a terminal. */
-export function printable(text: string): string {
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what must go
-  return text.replace(/[\u0000-\u001f\u007f-\u009f\u2028\u2029]/g, (character) => {
-    if (character === '\n') return '\\n';
-    return `\\x${character.charCodeAt(0).toString(16).padStart(2, '0')}`;
-  });
 }

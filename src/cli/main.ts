@@ -1,97 +1,13 @@
 #!/usr/bin/env node
-/**
- * The `urbgate` command. Exit codes: 0 done, 2 the user can put it right (one sentence on stderr),
- * 1 a bug (a stack).
- */
-import { existsSync, readFileSync } from 'node:fs';
-import { dirname, join } from 'node:path';
-import { Command, CommanderError } from 'commander';
-import { UserError } from '../core/errors.ts';
-import { attachCommand } from './attach.ts';
-import { detachCommand } from './detach.ts';
-import { exportCommand } from './export.ts';
-import { listCommand } from './list.ts';
-import { printable } from './log.ts';
-import { portCommand } from './port.ts';
-import { serveCommand } from './serve.ts';
-import { statusCommand } from './status.ts';
-import { udevRuleCommand } from './udev-rule.ts';
-import { unexportCommand } from './unexport.ts';
-import { xenCommand } from './xen.ts';
-
-const EXIT_BUG = 1;
-const EXIT_USER = 2;
-
-const EXAMPLES = `
-Examples:
-  urbgate serve --export virtual:disk,size=64MiB     a gateway with one disk
-  urbgate serve --export usb:0951:1666,wait          one with a device of this machine
-  urbgate list -r 192.168.1.2                        what another machine exports
-  urbgate export virtual:serial                      one more device
-  urbgate status                                     who has which device
-  urbgate xen attach guest 1-1                       a device for a Xen guest
-  urbgate attach -r 192.168.1.2 -b 1-1 --persist     use it here, and keep it
-  urbgate attach --xen --persist                     use here what a Xen guest is given
-  urbgate help serve                                 all about SPEC
-`;
-
-function urbgate(): Command {
-  const program = new Command('urbgate')
-    .description('USB/IP-compatible gateway: exports USB devices over the network')
-    .version(version())
-    .addHelpText('after', EXAMPLES);
-  const commands = [
-    serveCommand(),
-    listCommand(),
-    exportCommand(),
-    unexportCommand(),
-    statusCommand(),
-    xenCommand(),
-    udevRuleCommand(),
-    attachCommand(),
-    portCommand(),
-    detachCommand(),
-  ];
-  for (const command of commands) program.addCommand(command);
-  for (const command of [program, ...commands, ...commands.flatMap((one) => one.commands)]) {
-    // Errors come as exceptions, to be said in one sentence below.
-    command.exitOverride().configureOutput({ outputError: () => {} });
-  }
-  return program;
-}
-
-/** The file lies two folders up from the sources, three from what is built of them. */
-function version(): string {
-  let folder = import.meta.dirname;
-  while (!existsSync(join(folder, 'package.json'))) folder = dirname(folder);
-  return JSON.parse(readFileSync(join(folder, 'package.json'), 'utf8')).version;
-}
-
-/** Says what went wrong; returns the exit code. */
-function complain(error: unknown): number {
-  if (error instanceof CommanderError) {
-    if (error.exitCode === 0) return 0; // --help, --version
-    const what = error.message.replace(/^error: /, '').replaceAll('\n', ' ');
-    return complain(new UserError(`Cannot run urbgate: ${what}, see urbgate --help`));
-  }
-  if (error instanceof UserError) {
-    process.stderr.write(`${printable(error.message)}\n`);
-    return EXIT_USER;
-  }
-  process.stderr.write(`${error instanceof Error ? error.stack : error}\n`);
-  return EXIT_BUG;
-}
+/** The `urbgate` command as a process. */
+import { complain, runUrbgate } from './program.ts';
 
 // A reader that has seen enough (`urbgate list | head -1`) is no error.
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   if (error.code !== 'EPIPE') throw error;
 });
+// Node.js would print what is in the message as it is, and that may come from a peer.
+process.on('uncaughtException', (error) => process.exit(complain(error)));
 
-try {
-  if (process.argv.length <= 2) {
-    throw new UserError('Cannot run urbgate: no command given, see urbgate --help');
-  }
-  await urbgate().parseAsync();
-} catch (error) {
-  process.exit(complain(error));
-}
+const code = await runUrbgate(process.argv.slice(2));
+if (code !== 0) process.exit(code);

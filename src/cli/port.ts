@@ -5,7 +5,7 @@ import { Vhci, type VhciPort } from '../usbip/vhci.ts';
 import type { AttachmentStatus } from './attach-protocol.ts';
 import { NobodyListens } from './control-client.ts';
 import { attachControlOption } from './control-path.ts';
-import { say } from './output.ts';
+import { say, sayJson } from './output.ts';
 import { askSupervisor, supervisorPath } from './supervisor-client.ts';
 
 /** A port of vhci in use. */
@@ -27,7 +27,7 @@ export function portCommand(): Command {
     .addHelpText('after', '\nExamples:\n  urbgate port\n  urbgate port --json | jq .attachments')
     .action(async ({ json, control }: { json?: true; control?: string }) => {
       const list = { attachments: await attachments(control), ports: portsInUse(new Vhci()) };
-      if (json) process.stdout.write(`${JSON.stringify(list, null, 2)}\n`);
+      if (json) sayJson(list);
       else for (const line of portLines(list)) say(line);
     });
 }

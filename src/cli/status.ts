@@ -3,7 +3,7 @@ import { Command } from 'commander';
 import { askGateway } from './control-client.ts';
 import { controlOption } from './control-path.ts';
 import type { ExportStatus, GatewayStatus } from './gateway.ts';
-import { say } from './output.ts';
+import { say, sayJson } from './output.ts';
 
 export function statusCommand(): Command {
   return new Command('status')
@@ -13,7 +13,7 @@ export function statusCommand(): Command {
     .addHelpText('after', '\nExamples:\n  urbgate status\n  urbgate status --json | jq .exports')
     .action(async ({ json, control }: { json?: true; control?: string }) => {
       const status = await askGateway(control, { command: 'status' });
-      if (json) process.stdout.write(`${JSON.stringify(status, null, 2)}\n`);
+      if (json) sayJson(status);
       else for (const line of statusLines(status)) say(line);
     });
 }

@@ -8,7 +8,7 @@ import type { Store } from '../xenring/platform.ts';
 import { type ControllerListing, Toolstack } from '../xenring/toolstack.ts';
 import { xenbusStateOf } from '../xenring/xenbus-state.ts';
 import { connectStore } from '../xenring/xenstore.ts';
-import { say } from './output.ts';
+import { say, sayJson } from './output.ts';
 
 /** A domain's name is looked for among so many. */
 const DOMAINS_MAX = 4096;
@@ -121,7 +121,7 @@ function listCommand(): Command {
     .action(async (options: StoreOptions & { json?: true }) => {
       await withToolstack(options, async (toolstack) => {
         const controllers = await toolstack.list();
-        if (options.json) process.stdout.write(`${JSON.stringify(controllers, null, 2)}\n`);
+        if (options.json) sayJson(controllers);
         else if (controllers.length === 0) say('No domain has a controller');
         else for (const line of controllers.flatMap(listing)) say(line);
       });

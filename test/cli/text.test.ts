@@ -1,9 +1,10 @@
 /** Addresses, log lines and status lines: text in, text out. */
 import { strict as assert } from 'node:assert';
 import { isLoopback, parseAddress } from '../../src/cli/addresses.ts';
-import { createLog, printable } from '../../src/cli/log.ts';
+import { createLog } from '../../src/cli/log.ts';
 import { statusLines } from '../../src/cli/status.ts';
 import { UserError } from '../../src/core/errors.ts';
+import { printable, printableJson, printableLines } from '../../src/core/printable.ts';
 
 describe('address', () => {
   for (const [text, host, port] of [
@@ -81,9 +82,22 @@ describe('log', () => {
 
   it('does not let a name from the wire steer the terminal', () => {
     assert.equal(
-      printable('a\u001b[2J\r\nb\u009bc\u2028d é'),
-      'a\\x1b[2J\\x0d\\nb\\x9bc\\x2028d é',
+      printable('a\u001b[2J\r\nb\u009bc\u2028d\u202ee é'),
+      'a\\x1b[2J\\x0d\\nb\\x9bc\\u2028d\\u202ee é',
     );
+    const stack = 'Error: \u009b2J\n    at a';
+    assert.equal(printableLines(stack), 'Error: \\x9b2J\n    at a');
+  });
+
+  it('names no character that Unicode has for controls, line ends or directions', () => {
+    for (let code = 0; code <= 0xffff; code++) {
+      const character = String.fromCharCode(code);
+      if (!/[\p{Cc}\p{Zl}\p{Zp}\p{Bidi_Control}]/u.test(character)) continue;
+      assert.match(printable(character), /^[\\ -~]+$/);
+      const json = printableJson({ [character]: [character] });
+      assert.match(json.replaceAll('\n', ''), /^[ -~]+$/);
+      assert.deepEqual(JSON.parse(json), { [character]: [character] });
+    }
   });
 });
 
