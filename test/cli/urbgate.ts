@@ -4,7 +4,8 @@
  * Each gateway gets a folder with a control socket of its own. `endAll` ends what a test has left
  * running; it also runs when the test process ends.
  */
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, fork, spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
@@ -13,6 +14,7 @@ import { fileURLToPath, pathToFileURL } from 'node:url';
 
 const EXTENSION = extname(import.meta.filename);
 const MAIN = fileURLToPath(new URL(`../../src/cli/main${EXTENSION}`, import.meta.url));
+const COMMAND_PROCESS = fileURLToPath(new URL(`command-process${EXTENSION}`, import.meta.url));
 const TSX = pathToFileURL(createRequire(import.meta.url).resolve('tsx')).href;
 const FLAGS = EXTENSION === '.ts' ? ['--import', TSX] : [];
 
@@ -133,4 +135,39 @@ export async function startGateway(
   const [, port] = await process.says(/^Listening on 127\.0\.0\.1:(\d+)$/m);
   const command = (...each: string[]) => run([...each, '--control', control]);
   return { process, port: Number(port), folder, control, command };
+}
+
+/**
+ * Runs many commands in one process. One that does not end within half of `PATIENCE_MILLISECONDS`,
+ * whatever holds it, rejects; its process is killed and the next command gets another.
+ */
+export class CommandProcess {
+  #child: ChildProcess | null = null;
+
+  async run(words: readonly string[], environment: Record<string, string> = {}): Promise<Ended> {
+    this.#child ??= await startCommands();
+    const child = this.#child;
+    child.send({ words, environment });
+    try {
+      const signal = AbortSignal.timeout(PATIENCE_MILLISECONDS / 2);
+      const [ended] = await once(child, 'message', { signal });
+      return ended as Ended;
+    } catch (error) {
+      this.kill();
+      throw new Error(`urbgate ${words.join(' ')} does not end`, { cause: error });
+    }
+  }
+
+  kill(): void {
+    this.#child?.kill('SIGKILL');
+    this.#child = null;
+  }
+}
+
+async function startCommands(): Promise<ChildProcess> {
+  const child = fork(COMMAND_PROCESS, { execArgv: FLAGS, stdio: 'inherit' });
+  running.add(child);
+  child.once('exit', () => running.delete(child));
+  await once(child, 'message');
+  return child;
 }

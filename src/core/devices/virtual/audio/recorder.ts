@@ -8,15 +8,21 @@
  * All streams of the device's life follow each other in one file. A stream cannot be told to wait:
  * when the disk is so slow that `UNWRITTEN_OCTETS_MAX` are pending, packets are dropped and counted.
  */
-import { close, openSync, write, writeSync } from 'node:fs';
+import { close, closeSync, fstatSync, ftruncateSync, write, writeSync } from 'node:fs';
 import { promisify } from 'node:util';
 import { UserError } from '../../../errors.ts';
+import { openRegularFile, WRITE_NO_LINK } from '../../../files.ts';
+import { printable } from '../../../printable.ts';
+import { FRAME_OCTETS } from './format.ts';
 import { WAV_DATA_OCTETS_MAX, WAV_HEADER_OCTETS, wavHeader } from './wav.ts';
 
 /** A write: 85 ms at 48 kHz. */
 export const BLOCK_OCTETS = 16 * 1024;
 /** Over 20 s at 48 kHz. */
 export const UNWRITTEN_OCTETS_MAX = 4 * 1024 * 1024;
+
+/** The largest file unless the user says otherwise, 1 GiB: about 93 minutes at 48 kHz. */
+export const FILE_BYTES_DEFAULT = 1024 * 1024 * 1024;
 
 /** Writes some of the octets at the position, as fs.write does. */
 export type WriteAt = (octets: Buffer, position: number) => Promise<number>;
@@ -28,6 +34,9 @@ export class Recorder {
   error: Error | null = null;
   readonly #rateHz: number;
   readonly #writeAt: WriteAt;
+  readonly #dataBytesMax: number;
+  readonly #onFull: () => void;
+  #isFull = false;
   #block = Buffer.allocUnsafe(BLOCK_OCTETS);
   #blockOctets = 0;
   /** Blocks to be written, oldest first. */
@@ -37,9 +46,17 @@ export class Recorder {
   #writtenOctets = 0;
   #writing: Promise<void> | null = null;
 
-  constructor(rateHz: number, writeAt: WriteAt) {
+  /** `dataBytesMax` bounds the samples: a client plays for as long as it likes. */
+  constructor(
+    rateHz: number,
+    writeAt: WriteAt,
+    dataBytesMax = WAV_DATA_OCTETS_MAX,
+    onFull: () => void = () => {},
+  ) {
     this.#rateHz = rateHz;
     this.#writeAt = writeAt;
+    this.#dataBytesMax = dataBytesMax;
+    this.#onFull = onFull;
   }
 
   /** Octets of samples that the file has and its header knows. */
@@ -50,7 +67,11 @@ export class Recorder {
   record(octets: Buffer): void {
     const unwritten = this.#takenOctets - this.#writtenOctets + octets.length;
     const total = this.#takenOctets + octets.length;
-    if (this.error !== null || unwritten > UNWRITTEN_OCTETS_MAX || total > WAV_DATA_OCTETS_MAX) {
+    if (!this.#isFull && total > this.#dataBytesMax) {
+      this.#isFull = true; // a shorter packet that would fit is not what follows
+      this.#onFull();
+    }
+    if (this.error !== null || this.#isFull || unwritten > UNWRITTEN_OCTETS_MAX) {
       this.droppedOctets += octets.length;
       return;
     }
@@ -114,22 +135,36 @@ export interface Recording {
   close(): Promise<void>;
 }
 
+export interface RecordingOptions {
+  readonly rateHz: number;
+  /** What is in the file may go. */
+  readonly overwrite?: boolean;
+  /** The largest file. */
+  readonly bytesMax?: number;
+}
+
 /**
- * Begins a WAV file, in place of what was there.
+ * Begins a WAV file.
  *
- * @throws {UserError} if it cannot be written.
+ * @throws {UserError} if there is something in the file that may not go, or it cannot be written.
  */
-export function openRecording(path: string, rateHz: number): Recording {
-  const fd = openEmpty(path, rateHz);
-  const recorder = new Recorder(rateHz, async (octets, position) => {
+export function openRecording(path: string, options: RecordingOptions): Recording {
+  const { rateHz, bytesMax = FILE_BYTES_DEFAULT } = options;
+  const fd = openEmpty(path, options);
+  const warn = (what: string) =>
+    process.emitWarning(`Cannot write WAV file ${printable(path)}: ${printable(what)}`);
+  const writeAt: WriteAt = async (octets, position) => {
     try {
       const { bytesWritten } = await promisify(write)(fd, octets, 0, octets.length, position);
       return bytesWritten;
     } catch (error) {
-      process.emitWarning(`Cannot write WAV file ${path}: ${(error as Error).message}`);
+      warn((error as Error).message);
       throw error;
     }
-  });
+  };
+  const recorder = new Recorder(rateHz, writeAt, dataBytesOf(bytesMax), () =>
+    warn(`it has ${bytesMax} bytes or nearly so, the most`),
+  );
   return {
     recorder,
     close: async () => {
@@ -139,12 +174,28 @@ export function openRecording(path: string, rateHz: number): Recording {
   };
 }
 
-function openEmpty(path: string, rateHz: number): number {
+/** Samples that a file of so many bytes can have, in whole frames. */
+function dataBytesOf(fileBytes: number): number {
+  const bytes = Math.min(fileBytes - WAV_HEADER_OCTETS, WAV_DATA_OCTETS_MAX);
+  return bytes - (bytes % FRAME_OCTETS);
+}
+
+function openEmpty(path: string, { rateHz, overwrite = false }: RecordingOptions): number {
+  const use = { action: 'write WAV file', wanted: 'a file to write to' };
+  const fd = openRegularFile(path, WRITE_NO_LINK, use);
   try {
-    const fd = openSync(path, 'w');
+    const { size } = fstatSync(fd);
+    if (size > 0 && !overwrite) {
+      throw new UserError(
+        `Cannot write WAV file ${path}: there is one of ${size} bytes, wanted a new file or the option overwrite`,
+      );
+    }
+    ftruncateSync(fd, 0);
     writeSync(fd, wavHeader(rateHz, 0), 0, WAV_HEADER_OCTETS, 0);
     return fd;
   } catch (error) {
+    closeSync(fd);
+    if (error instanceof UserError) throw error;
     throw new UserError(
       `Cannot write WAV file ${path}: ${(error as Error).message}, wanted a file to write to`,
     );

@@ -1,6 +1,6 @@
 /** What the microphone hears: a tone, or a recording. */
-import { readFileSync, statSync } from 'node:fs';
 import { UserError } from '../../../errors.ts';
+import { readRegularFile } from '../../../files.ts';
 import { CHANNELS, FRAME_OCTETS, SAMPLE_OCTETS } from './format.ts';
 import { parseWav } from './wav.ts';
 
@@ -82,7 +82,11 @@ export class RecordingSource implements Source {
  * @throws {UserError} if the file is not a WAV file of that rate.
  */
 export function loadRecording(path: string, rateHz: number, loop: boolean): RecordingSource {
-  const recording = parseWav(readWhole(path), path);
+  const file = readRegularFile(path, RECORDING_OCTETS_MAX, {
+    action: 'read WAV file',
+    wanted: `a file of at most ${RECORDING_OCTETS_MAX} octets`,
+  });
+  const recording = parseWav(file, path);
   const { channels, samples } = recording;
   if (recording.rateHz !== rateHz) {
     throw new UserError(
@@ -93,19 +97,6 @@ export function loadRecording(path: string, rateHz: number, loop: boolean): Reco
     throw new UserError(`Cannot play WAV file ${path}: it has no samples, wanted at least one`);
   }
   return new RecordingSource(channels === CHANNELS ? samples : onBothChannels(samples), loop);
-}
-
-function readWhole(path: string): Buffer {
-  try {
-    const { size } = statSync(path);
-    if (size <= RECORDING_OCTETS_MAX) return readFileSync(path);
-    throw new Error(`it has ${size} octets`);
-  } catch (error) {
-    const { message } = error as Error;
-    throw new UserError(
-      `Cannot read WAV file ${path}: ${message}, wanted a file of at most ${RECORDING_OCTETS_MAX} octets`,
-    );
-  }
 }
 
 function onBothChannels(mono: Buffer): Buffer {

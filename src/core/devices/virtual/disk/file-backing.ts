@@ -9,6 +9,7 @@
  */
 import fs from 'node:fs';
 import { UserError } from '../../../errors.ts';
+import { NotRegular, openRegular } from '../../../files.ts';
 import type { Backing, Done } from './backing.ts';
 import { canPunchHoles, lockFile, punchHole } from './libc.ts';
 
@@ -22,20 +23,16 @@ export interface ImageOptions {
 /** @throws {UserError} if the image cannot serve as a disk. */
 export function openImage(path: string, options: ImageOptions): FileBacking {
   if (!fs.existsSync(path)) createImage(path, options);
-  const stat = fs.statSync(path);
-  // Before `open`, which would wait for a writer if this were a named pipe.
-  if (!stat.isFile() && !stat.isBlockDevice()) {
-    throw refusal(path, `it is ${kindOf(stat)}, expected a file or a block device`);
-  }
   const fd = openFile(path, options.readonly);
   try {
+    const stat = fs.fstatSync(fd);
     if (lockFile(fd, options.readonly) === 'busy') {
       throw refusal(
         path,
         'it is locked by another process, expected an image that no other gateway exports',
       );
     }
-    const octets = stat.isBlockDevice() ? blockDeviceOctets(path, stat) : fs.fstatSync(fd).size;
+    const octets = stat.isBlockDevice() ? blockDeviceOctets(path, stat) : stat.size;
     checkSize(path, octets, options);
     return new FileBacking(fd, octets, options.readonly);
   } catch (error) {
@@ -77,8 +74,12 @@ function createImage(path: string, options: ImageOptions): void {
 
 function openFile(path: string, readonly: boolean): number {
   try {
-    return fs.openSync(path, readonly ? 'r' : 'r+');
+    const flags = readonly ? fs.constants.O_RDONLY : fs.constants.O_RDWR;
+    return openRegular(path, flags, { blockDevice: true });
   } catch (error) {
+    if (error instanceof NotRegular) {
+      throw refusal(path, `${error.message}, expected a file or a block device`);
+    }
     const code = (error as NodeJS.ErrnoException).code;
     const isDenied = code === 'EACCES' || code === 'EPERM' || code === 'EROFS';
     if (isDenied && !readonly) {
@@ -112,13 +113,6 @@ function blockDeviceOctets(path: string, stat: fs.Stats): number {
   } catch {
     throw refusal(path, 'it is a block device of unknown size, expected a file here');
   }
-}
-
-function kindOf(stat: fs.Stats): string {
-  if (stat.isDirectory()) return 'a directory';
-  if (stat.isFIFO()) return 'a named pipe';
-  if (stat.isSocket()) return 'a socket';
-  return 'a character device';
 }
 
 /** "permission denied" out of "EACCES: permission denied, open '/x'". */

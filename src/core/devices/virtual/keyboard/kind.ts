@@ -17,7 +17,10 @@ export const keyboardKind = defineKind({
       help: `milliseconds from the first poll to the first key (default ${WAIT_DEFAULT_MILLISECONDS})`,
     },
     delay: { type: 'count', help: 'milliseconds between keys (default 0: as the host polls)' },
-    leds: { type: 'file', help: 'file that gets a line for each LED report' },
+    leds: {
+      type: 'file',
+      help: 'file that gets a line for each change of the LEDs, until it has 1 MiB; no link',
+    },
   },
   define: (options) =>
     defineKeyboard({

@@ -1,4 +1,5 @@
 import { strict as assert } from 'node:assert';
+import { once } from 'node:events';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -241,6 +242,36 @@ describe('audio', () => {
       await rig.end();
     });
 
+    it('are as large as size= says, and a client that plays on makes them no larger', async () => {
+      const clock = new FakeClock();
+      const out = path('small.wav');
+      const warned = once(process, 'warning');
+      const rig = new Rig(make({ out, size: 64 * 1024 }), clock);
+      await rig.configure([INTERFACE.speaker, 1]);
+      for (let n = 0; n < 4; n++) {
+        const sent = Buffer.alloc(200 * 192, n);
+        await flow(rig, clock, ENDPOINT.speaker, new Array<number>(200).fill(192), sent);
+      }
+      await rig.end();
+      const { length } = readFileSync(out);
+      assert(length <= 64 * 1024 && length > 64 * 1024 - 192, `${length} bytes`);
+      assert.equal(parseWav(readFileSync(out), out).samples.length, length - 44);
+      assert.match(
+        (await warned)[0].message,
+        /small\.wav: it has 65536 bytes or nearly so, the most$/,
+      );
+    });
+
+    it('are begun anew if that is asked for', async () => {
+      const out = path('again.wav');
+      writeFileSync(out, 'not sound\n'.repeat(100));
+      assert.throws(() => make({ out }), /: there is one of 1000 bytes, wanted a new file or the /);
+      assert.equal(readFileSync(out, 'utf8'), 'not sound\n'.repeat(100));
+      const rig = new Rig(make({ out, overwrite: true }), new FakeClock());
+      assert.equal(hex(readFileSync(out)), hex(wavHeader(48_000, 0)));
+      await rig.end();
+    });
+
     it('are complete soon after alternate setting 0', async () => {
       const clock = new FakeClock();
       const out = path('alternate.wav');
@@ -285,8 +316,12 @@ describe('audio', () => {
         [{ in: path('empty.wav') }, /: it has no samples, wanted at least one$/],
         [
           { out: folder },
-          /^UserError: Cannot write WAV file .*EISDIR.*, wanted a file to write to$/,
+          /^UserError: Cannot write WAV file .*it is a directory, wanted a file to write to$/,
         ],
+        [{ size: 65_536 }, /overwrite or size alone, wanted out=FILE too$/],
+        [{ overwrite: true }, /overwrite or size alone, wanted out=FILE too$/],
+        [{ out: path('x.wav'), size: 1000 }, /: size=1000, wanted 65536 to 4294967296$/],
+        [{ out: path('x.wav'), size: 2 ** 33 }, /: size=8589934592, wanted 65536 to 4294967296$/],
         [{ rate: 96_000 }, /^UserError: Cannot make a sound card of 96000 Hz: .*, wanted 8000, /],
         [
           { tone: 0 },

@@ -86,6 +86,20 @@ describe('audio recorder', () => {
     );
   });
 
+  it('ends at its limit, says so once, and takes no shorter packet behind the one left out', async () => {
+    const disk = new FakeDisk();
+    let told = 0;
+    const recorder = new Recorder(48_000, disk.write, 1000, () => told++);
+    for (const bytes of [600, 396, 200, 4, 200]) recorder.record(pattern(bytes));
+    const flushed = recorder.flush();
+    await disk.run();
+    await flushed;
+    assert.equal(recorder.writtenOctets, 996);
+    assert.equal(recorder.droppedOctets, 404);
+    assert.equal(told, 1);
+    assert.equal(disk.file.length, WAV_HEADER_OCTETS + 996);
+  });
+
   it('copies what it is given', async () => {
     const disk = new FakeDisk();
     const recorder = new Recorder(48_000, disk.write);

@@ -1,5 +1,5 @@
 import { strict as assert } from 'node:assert';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
@@ -11,7 +11,11 @@ import {
 } from '../../../../../src/core/devices/virtual/keyboard/keyboard.ts';
 import { strokesOf } from '../../../../../src/core/devices/virtual/keyboard/keymap.ts';
 import { keyboardKind } from '../../../../../src/core/devices/virtual/keyboard/kind.ts';
-import { ledLine } from '../../../../../src/core/devices/virtual/keyboard/led-log.ts';
+import {
+  LED_FILE_BYTES_MAX,
+  LedLog,
+  ledLine,
+} from '../../../../../src/core/devices/virtual/keyboard/led-log.ts';
 import type { UrbStatus } from '../../../../../src/core/urb.ts';
 import { FakeBus, FakeClock, Rig, setup, split } from '../../../../examples/rig.ts';
 
@@ -239,11 +243,11 @@ describe('keyboard', () => {
     });
     after(() => rmSync(folder, { recursive: true }));
 
-    it('gets a line for each report', async () => {
+    it('gets a line for each change', async () => {
       const leds = join(folder, 'leds');
       const rig = new Rig(keyboardKind.define({ leds }));
       await rig.configure();
-      for (const bits of [0, 2, 3, 2]) {
+      for (const bits of [0, 0, 2, 3, 3, 3, 2]) {
         await rig.control(setup(0x21, 9, 0x0200, 0, 1), Uint8Array.of(bits));
       }
       await rig.end();
@@ -254,6 +258,44 @@ describe('keyboard', () => {
         '0x02 caps-lock',
         '',
       ]);
+    });
+
+    it('has an end, however long a client toggles, and says so', async () => {
+      const leds = join(folder, 'full');
+      writeFileSync(leds, 'mine\n');
+      const log = new LedLog(leds);
+      const warnings: string[] = [];
+      const onWarning = ({ message }: Error) => warnings.push(message);
+      process.on('warning', onWarning);
+      for (let n = 0; !log.isFull; n++) {
+        log.append(n & 3);
+        if (n % 1000 === 0) await new Promise((resolve) => setImmediate(resolve));
+      }
+      for (let n = 0; n < 10_000; n++) log.append(n & 3);
+      await log.close();
+      process.off('warning', onWarning);
+      const lines = readFileSync(leds, 'utf8');
+      assert(lines.length <= LED_FILE_BYTES_MAX, `${lines.length} bytes`);
+      assert(lines.length > LED_FILE_BYTES_MAX - 100, `${lines.length} bytes`);
+      assert(lines.startsWith('mine\n0x00\n0x01 num-lock\n'));
+      assert(lines.endsWith('\n# full: no more lines in a file of 1048576 bytes\n'));
+      assert.deepEqual(warnings, [`Cannot write LED file ${leds}: it is full`]);
+
+      const again = new LedLog(leds);
+      again.append(1);
+      await again.close();
+      assert.equal(readFileSync(leds, 'utf8'), lines, 'the next gateway leaves it alone');
+    });
+
+    it('ends with the last state although the disk was behind', async () => {
+      const leds = join(folder, 'behind');
+      const log = new LedLog(leds);
+      // In one turn of the event loop, in which nothing can be written.
+      for (let n = 0; n < 20_000; n++) log.append(n & 3);
+      log.append(4);
+      await log.close();
+      assert(readFileSync(leds, 'utf8').endsWith('\n0x04 scroll-lock\n'));
+      assert(statSync(leds).size < 100_000, 'most were not kept in memory');
     });
 
     it('that cannot be written is refused when the device is made', () => {
