@@ -6,13 +6,17 @@
  *
  * Whatever stands there is waited for and kept (--wait, --persist); no word may have a blank in it.
  */
-import { appendFileSync, existsSync, mkdirSync, readFileSync } from 'node:fs';
+import { closeSync, existsSync, mkdirSync, writeSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { UserError } from '../core/errors.ts';
+import { APPEND, openRegular, readRegular } from '../core/files.ts';
 import { formatAddress } from '../usbip/server.ts';
 import { type AttachRequest, isRing } from './attach-protocol.ts';
 
 export const ATTACH_FILE_DEFAULT = '/etc/urbgate/attachments';
+
+/** A line has about 50, and there are at most 128 attachments. */
+const FILE_BYTES_MAX = 1024 * 1024;
 
 export function attachFile(environment: Readonly<Record<string, string | undefined>>): string {
   return environment.URBGATE_ATTACHMENTS || ATTACH_FILE_DEFAULT;
@@ -32,10 +36,16 @@ export function savedLines(text: string): string[][] {
  */
 export function readSaved(path: string): string[][] {
   try {
-    return savedLines(readFileSync(path, 'utf8'));
+    return readLines(path);
   } catch (error) {
-    throw new UserError(`Cannot read saved attachments: ${(error as Error).message}`);
+    throw new UserError(
+      `Cannot read saved attachments in ${path}: ${(error as Error).message}, wanted a text file`,
+    );
   }
+}
+
+function readLines(path: string): string[][] {
+  return savedLines(readRegular(path, FILE_BYTES_MAX).toString('utf8'));
 }
 
 /** The line that asks for the same again. */
@@ -57,11 +67,18 @@ export function savedLine(request: AttachRequest): string {
 export function save(path: string, request: AttachRequest): void {
   const line = savedLine(request);
   try {
-    const known = existsSync(path) ? savedLines(readFileSync(path, 'utf8')) : [];
+    const known = existsSync(path) ? readLines(path) : [];
     if (known.some((words) => words.join(' ') === line)) return;
     mkdirSync(dirname(path), { recursive: true });
-    appendFileSync(path, `${line}\n`);
+    const fd = openRegular(path, APPEND);
+    try {
+      writeSync(fd, `${line}\n`);
+    } finally {
+      closeSync(fd);
+    }
   } catch (error) {
-    throw new UserError(`Cannot save the attachment: ${(error as Error).message}`);
+    throw new UserError(
+      `Cannot save the attachment in ${path}: ${(error as Error).message}, wanted a text file`,
+    );
   }
 }

@@ -1,9 +1,10 @@
 /** Reaching the supervisor, and starting it in the background if there is none. */
 import { spawn } from 'node:child_process';
-import { openSync } from 'node:fs';
+import { fstatSync, ftruncateSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { UserError } from '../core/errors.ts';
+import { APPEND_NO_LINK, openRegularFile } from '../core/files.ts';
 import type {
   AttachmentStatus,
   AttachRequest,
@@ -26,6 +27,8 @@ const START_MILLISECONDS = 30_000;
 const PROBE_MILLISECONDS = 2_000;
 const LOOK_MILLISECONDS = 50;
 const TRIES_MAX = 3;
+/** A longer log is begun anew when a supervisor is started. */
+const LOG_BYTES_MAX = 1024 * 1024;
 
 interface Results {
   status: SupervisorStatus;
@@ -79,7 +82,7 @@ async function ensureSupervisor(where: ControlPath): Promise<void> {
   if (await isThere(where)) return;
   prepareControlPath(where);
   const log = join(dirname(where.path), 'attach.log');
-  const descriptor = openSync(log, 'a', 0o600);
+  const descriptor = openLog(log);
   const main = fileURLToPath(new URL(`main${import.meta.filename.slice(-3)}`, import.meta.url));
   const args = [...process.execArgv, main, 'attach', '--background', '--control', where.path];
   const child = spawn(process.execPath, args, {
@@ -99,6 +102,14 @@ async function ensureSupervisor(where: ControlPath): Promise<void> {
     if (performance.now() > end) throw new UserError(`${CANNOT_START} no answer, see ${log}`);
     await new Promise((resolve) => setTimeout(resolve, LOOK_MILLISECONDS));
   }
+}
+
+/** @throws {UserError} if something else than a file is there. */
+export function openLog(path: string): number {
+  const use = { action: "open the supervisor's log", wanted: 'a file to append to' };
+  const fd = openRegularFile(path, APPEND_NO_LINK, use, { mode: 0o600 });
+  if (fstatSync(fd).size > LOG_BYTES_MAX) ftruncateSync(fd, 0);
+  return fd;
 }
 
 const CANNOT_START = 'Cannot start the supervisor:';

@@ -5,7 +5,10 @@
  * with subclasses and protocols below. Other sections (`AT`, `HID`, ...) do not interest us.
  * Unknown numbers are worded as the stock `usbip` words them.
  */
-import { readFileSync } from 'node:fs';
+import { readRegular } from '../core/files.ts';
+
+/** The list has 0.7 MB. */
+const LIST_BYTES_MAX = 16 * 1024 * 1024;
 
 const PLACES = [
   '/usr/share/hwdata/usb.ids',
@@ -31,7 +34,7 @@ export class UsbIds {
   static ofSystem(): UsbIds {
     for (const place of PLACES) {
       try {
-        return new UsbIds(readFileSync(place, 'latin1'));
+        return new UsbIds(readRegular(place, LIST_BYTES_MAX).toString('latin1'));
       } catch {
         // Not here: names are a nicety.
       }

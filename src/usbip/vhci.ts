@@ -15,6 +15,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync
 import { join } from 'node:path';
 import type { Speed } from '../core/device.ts';
 import { UserError } from '../core/errors.ts';
+import { readRegular } from '../core/files.ts';
 import { SPEED } from './protocol.ts';
 
 /** vhci-hcd has all its files in its first controller's folder. */
@@ -173,15 +174,26 @@ export class Vhci {
     const line = `${host} ${service} ${busId}\n`;
     if (Buffer.byteLength(line) > RECORD_OCTETS_MAX) return; // the tool could not read it back
     mkdirSync(this.#state, { recursive: true, mode: 0o700 });
-    writeFileSync(this.#recordPath(port), line, { mode: 0o700 });
+    // Whatever is there goes, and is not written to: it may be a link.
+    const path = this.#recordPath(port);
+    rmSync(path, { force: true });
+    writeFileSync(path, line, { mode: 0o700, flag: 'wx' });
   }
 
   recorded(port: number): PortRecord | undefined {
-    const path = this.#recordPath(port);
-    if (!existsSync(path)) return undefined;
-    const [host, service, busId] = readFileSync(path, 'utf8').trim().split(' ');
+    const text = this.#recordText(port);
+    const [host, service, busId] = text.trim().split(' ');
     if (host === undefined || service === undefined || busId === undefined) return undefined;
     return { host, service, busId };
+  }
+
+  /** '' if there is none that can be read: names are a nicety. */
+  #recordText(port: number): string {
+    try {
+      return readRegular(this.#recordPath(port), RECORD_OCTETS_MAX).toString('utf8');
+    } catch {
+      return '';
+    }
   }
 
   /** Removes what `record` wrote; the folder goes with its last file, as the tool has it. */

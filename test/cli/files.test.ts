@@ -1,12 +1,21 @@
 /** Files that users name in a SPEC, when something is there that would never let go of a process. */
 import { strict as assert } from 'node:assert';
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  mkdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { createServer, type Server } from 'node:net';
 import { join } from 'node:path';
+import { openLog } from '../../src/cli/supervisor-client.ts';
 import { CommandProcess, endAll, PATIENCE_MILLISECONDS, scratchFolder } from './urbgate.ts';
 
-describe('files of a SPEC', function () {
+describe('files that users name', function () {
   this.timeout(PATIENCE_MILLISECONDS);
   if (process.platform === 'win32') return;
   let command: CommandProcess;
@@ -100,6 +109,43 @@ describe('files of a SPEC', function () {
     assert.match(stderr, /^Cannot create disk image .*: file already exists, /);
     assert.equal(code, 2);
     rmSync(join(folder, 'dangling'));
+  });
+
+  for (const [name, kind] of NOT_REGULAR) {
+    it(`attach --save and --saved refuse ${kind} (${name}) and do not wait`, async () => {
+      const path = name.startsWith('/') ? name : join(folder, name);
+      for (const [words, begin] of [
+        [['attach', '--saved'], 'Cannot read saved attachments in'],
+        [['attach', '--save', '-r', '127.0.0.1', '-b', '1-1'], 'Cannot save the attachment in'],
+      ] as const) {
+        const ended = await command.run(words, { URBGATE_ATTACHMENTS: path });
+        assert.equal(ended.stderr, `${begin} ${path}: it is ${kind}, wanted a text file\n`);
+        assert.equal(ended.code, 2);
+      }
+    });
+
+    it(`the supervisor's log is not written to ${kind} (${name})`, () => {
+      const path = name.startsWith('/') ? name : join(folder, name);
+      assert.throws(
+        () => openLog(path),
+        (error: Error) =>
+          error.message ===
+          `Cannot open the supervisor's log ${path}: it is ${kind}, wanted a file to append to`,
+      );
+    });
+  }
+
+  it("the supervisor's log is written through no link, and begun anew when it is long", () => {
+    assert.throws(() => openLog(join(folder, 'link')), /: it is a symbolic link, wanted a file/);
+    const log = join(folder, 'attach.log');
+    for (const [lines, kept] of [
+      [3, 12],
+      [300_000, 0],
+    ] as const) {
+      writeFileSync(log, 'old\n'.repeat(lines));
+      closeSync(openLog(log));
+      assert.equal(statSync(log).size, kept);
+    }
   });
 
   function serve(spec: string) {

@@ -1,5 +1,15 @@
 import { strict as assert } from 'node:assert';
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import {
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseStatus, Vhci } from '../../src/usbip/vhci.ts';
@@ -99,5 +109,21 @@ describe('vhci in sysfs', () => {
     vhci.forget(9);
     assert.equal(vhci.recorded(9), undefined);
     assert(existsSync(join(state, 'port0')));
+  });
+
+  it('writes through no link, and does not wait for a pipe, in the place of a state file', () => {
+    const other = join(folder, 'other');
+    writeFileSync(other, 'mine');
+    mkdirSync(state);
+    symlinkSync(other, join(state, 'port0'));
+    execFileSync('mkfifo', [join(state, 'port9')]);
+    assert.equal(vhci.recorded(9), undefined);
+    for (const port of [0, 9]) {
+      vhci.record(port, { host: '::1', service: '3241', busId: '1-2' });
+      assert(lstatSync(join(state, `port${port}`)).isFile());
+    }
+    assert.equal(readFileSync(other, 'utf8'), 'mine');
+    writeFileSync(join(state, 'port0'), 'x'.repeat(1 << 20));
+    assert.equal(vhci.recorded(0), undefined);
   });
 });
