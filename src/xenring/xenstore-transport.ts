@@ -27,7 +27,8 @@ const READ_OCTETS = 8192;
 
 /** @throws {UserError} if nobody listens there. */
 export async function connectSocket(path: string, events: TransportEvents): Promise<Transport> {
-  const socket = createConnection(path);
+  const socket = createConnection({ path }); // a path that is a number alone would be a port
+
   await new Promise<void>((resolve, reject) => {
     socket.once('connect', resolve);
     socket.once('error', (error) => {

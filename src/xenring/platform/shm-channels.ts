@@ -42,7 +42,7 @@ export class ShmChannels {
     this.#peers = peers;
     expectDone(libc().mkfifo(path, 0o600), `Cannot make ${path}`);
     // For writing, too: else there would be an end of file when the last peer goes.
-    this.#fd = openSync(path, constants.O_RDWR | constants.O_NONBLOCK);
+    this.#fd = openSync(path, constants.O_RDWR | constants.O_NONBLOCK | constants.O_NOFOLLOW);
     this.#poll = whenReadable(this.#fd, () => this.#dispatch());
   }
 

@@ -11,9 +11,19 @@
  * The folder is of mode 0700: whoever can open these files is trusted with the host user's processes
  * anyway. What a peer writes into shared memory is not trusted.
  */
-import { closeSync, fstatSync, mkdirSync, openSync, readdirSync, rmSync, statSync } from 'node:fs';
+import {
+  closeSync,
+  fstatSync,
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  rmSync,
+  type Stats,
+  statSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { UserError } from '../../core/errors.ts';
+import { APPEND_NO_LINK, openRegularFile } from '../../core/files.ts';
 import { LOCK_DO_NOT_WAIT, LOCK_EXCLUSIVE, lastErrno, libc } from './libc.ts';
 import { markEnded } from './shm-segment.ts';
 
@@ -31,16 +41,16 @@ export class ShmFolder {
   /** Makes the folder if need be. @throws {UserError} if others could get at what is in it. */
   constructor(path: string) {
     this.path = path;
-    mkdirSync(path, { recursive: true, mode: 0o700 });
-    const { uid, mode } = statSync(path);
-    if (uid !== process.geteuid?.() || (mode & 0o077) !== 0)
-      throw new UserError(
-        `Cannot share memory in ${path}: it is of user ${uid} and mode ${(mode & 0o777).toString(8)}, wanted this user's and 700`,
-      );
     const octets = Buffer.byteLength(this.socket);
     if (octets > SOCKET_PATH_OCTETS_MAX)
       throw new UserError(
         `Cannot put a socket at ${this.socket}: ${octets} octets, at most ${SOCKET_PATH_OCTETS_MAX}`,
+      );
+    const { uid, mode } = ownFolder(path);
+    if (uid !== process.geteuid?.() || (mode & 0o077) !== 0)
+      throw cannotShare(
+        path,
+        `it is of user ${uid} and mode ${(mode & 0o777).toString(8)}, wanted this user's and 700`,
       );
   }
 
@@ -60,7 +70,8 @@ export class ShmFolder {
   lock(name: string): FolderLock | null {
     const path = join(this.path, `${name}.lock`);
     for (let attempt = 0; attempt < LOCK_ATTEMPTS_MAX; attempt++) {
-      const fd = openSync(path, 'a', 0o600);
+      const use = { action: 'lock', wanted: 'a file that nobody else has made' };
+      const fd = openRegularFile(path, APPEND_NO_LINK, use, { mode: 0o600 });
       if (libc().flock(fd, LOCK_EXCLUSIVE | LOCK_DO_NOT_WAIT) !== 0) {
         const reason = lastErrno();
         closeSync(fd);
@@ -69,7 +80,12 @@ export class ShmFolder {
       }
       // Its owner removes the file when it ends: then this is the lock of nothing.
       if (statSync(path, { throwIfNoEntry: false })?.ino === fstatSync(fd).ino) {
-        this.#removeFiles(name);
+        try {
+          this.#removeFiles(name);
+        } catch (error) {
+          closeSync(fd);
+          throw cannotShare(this.path, `${(error as Error).message}, wanted it empty`);
+        }
         return { release: () => this.#release(name, path, fd) };
       }
       closeSync(fd);
@@ -77,17 +93,23 @@ export class ShmFolder {
     throw new UserError(`Cannot lock ${path}: others take and leave it all the time`);
   }
 
+  /** One whose files cannot be removed is not known to be dead. */
   isAlive(domain: number): boolean {
-    const lock = this.lock(`domain-${domain}`);
-    lock?.release();
-    return lock === null;
+    try {
+      const lock = this.lock(`domain-${domain}`);
+      lock?.release();
+      return lock === null;
+    } catch (error) {
+      if (error instanceof UserError) return true;
+      throw error;
+    }
   }
 
   /** Removes what dead processes left. */
   sweep(): void {
     for (const file of readdirSync(this.path)) {
-      const name = /^(domain-\d+)\.lock$/.exec(file)?.[1];
-      if (name !== undefined) this.lock(name)?.release();
+      const domain = /^domain-(\d+)\.lock$/.exec(file)?.[1];
+      if (domain !== undefined) this.isAlive(Number(domain));
     }
   }
 
@@ -102,6 +124,22 @@ export class ShmFolder {
     for (const kind of ['pages', 'pages.new', 'events', 'socket'])
       rmSync(join(this.path, `${name}.${kind}`), { force: true });
   }
+}
+
+/** Makes the folder if need be. A link that another user has laid may lead elsewhere tomorrow. */
+function ownFolder(path: string): Stats {
+  try {
+    mkdirSync(path, { recursive: true, mode: 0o700 });
+    const { uid } = lstatSync(path);
+    if (uid !== process.geteuid?.() && uid !== 0) throw new Error(`it is of user ${uid}`);
+    return statSync(path);
+  } catch (error) {
+    throw cannotShare(path, `${(error as Error).message}, wanted a folder of this user's`);
+  }
+}
+
+export function cannotShare(path: string, what: string): UserError {
+  return new UserError(`Cannot share memory in "${path}": ${what}`);
 }
 
 export interface FolderLock {

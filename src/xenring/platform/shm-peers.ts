@@ -4,7 +4,7 @@
  * A peer that was killed and started again is another life of the domain, with files of its own.
  * What maps or binds looks whether that has happened; what copies does so when it finds no grant.
  */
-import { closeSync, constants, openSync, statSync } from 'node:fs';
+import { closeSync, constants, fstatSync, openSync, statSync } from 'node:fs';
 import { assert } from '../../core/assert.ts';
 import { type Domain, PlatformError } from '../platform.ts';
 import { libc } from './libc.ts';
@@ -24,12 +24,16 @@ export class ShmPeer {
   /** @throws {PlatformError} if the peer is not there. */
   constructor(folder: ShmFolder, domain: Domain) {
     this.domain = domain;
+    const { O_WRONLY, O_NONBLOCK, O_NOFOLLOW } = constants;
     try {
-      this.#events = openSync(folder.events(domain), constants.O_WRONLY | constants.O_NONBLOCK);
+      this.#events = openSync(folder.events(domain), O_WRONLY | O_NONBLOCK | O_NOFOLLOW);
     } catch {
       throw new PlatformError(`Cannot reach domain ${domain}: nobody is there`);
     }
     try {
+      // A file would grow with each event.
+      if (!fstatSync(this.#events).isFIFO())
+        throw new PlatformError(`Cannot reach domain ${domain}: its doorbell is no FIFO`);
       this.segment = ShmSegment.open(folder.pages(domain), domain);
     } catch (error) {
       closeSync(this.#events);

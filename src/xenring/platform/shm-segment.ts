@@ -22,8 +22,11 @@ import {
   renameSync,
   writeSync,
 } from 'node:fs';
+import { openRegular } from '../../core/files.ts';
 import { type Domain, PAGE_OCTETS, PlatformError } from '../platform.ts';
 import { MappedMemory } from './mapped-memory.ts';
+
+const READ_WRITE_NO_LINK = constants.O_RDWR | constants.O_NOFOLLOW;
 
 export const PORTS_MAX = 256;
 /** Below it nothing is granted (GNTTAB_NR_RESERVED_ENTRIES): a zeroed request names no page. */
@@ -94,7 +97,7 @@ export class ShmSegment {
   static open(path: string, peer: Domain): ShmSegment {
     let fd: number;
     try {
-      fd = openSync(path, 'r+');
+      fd = openRegular(path, READ_WRITE_NO_LINK);
     } catch {
       throw new PlatformError(`Cannot use memory of domain ${peer}: the domain is not there`);
     }
@@ -176,9 +179,9 @@ export function markEnded(path: string): void {
   const mark = Buffer.alloc(4, 1);
   let fd: number;
   try {
-    fd = openSync(path, constants.O_RDWR | constants.O_NONBLOCK);
+    fd = openRegular(path, READ_WRITE_NO_LINK);
   } catch {
-    return; // it is not there
+    return; // it is not there, or something else is
   }
   writeSync(fd, mark, 0, mark.length, HEADER.ended * 4);
   closeSync(fd);

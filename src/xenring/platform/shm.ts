@@ -26,7 +26,7 @@ import { connectStore, type XenstoreClient } from '../xenstore.ts';
 import type { StoreError } from '../xenstore-wire.ts';
 import { MappedMemory } from './mapped-memory.ts';
 import { ShmChannels } from './shm-channels.ts';
-import { type FolderLock, ShmFolder } from './shm-folder.ts';
+import { cannotShare, type FolderLock, ShmFolder } from './shm-folder.ts';
 import { ShmGrants } from './shm-grants.ts';
 import { type ShmPeer, ShmPeers } from './shm-peers.ts';
 import { ShmSegment } from './shm-segment.ts';
@@ -71,7 +71,11 @@ export async function openShmPlatform(options: ShmOptions): Promise<ShmPlatform>
       await server?.close();
       lock.release();
     }
-    throw error;
+    // No room, no pipes on this file system, ...: all that the kernel may say of a folder.
+    const isOfFolder =
+      error instanceof PlatformError || (error instanceof Error && 'code' in error);
+    if (!isOfFolder) throw error;
+    throw cannotShare(folder.path, `${error.message}, wanted a folder such as one in /dev/shm`);
   }
 }
 

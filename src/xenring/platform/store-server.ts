@@ -35,10 +35,16 @@ export class StoreServer {
       );
     folder.sweep();
     const server = new StoreServer(folder, lock);
-    await new Promise<void>((resolve, reject) => {
-      server.#server.once('error', reject);
-      server.#server.listen(folder.socket, resolve);
-    });
+    try {
+      await new Promise<void>((resolve, reject) => {
+        // Later ones are of connections that could not be accepted: nothing to do.
+        server.#server.on('error', reject);
+        server.#server.listen(folder.socket, resolve);
+      });
+    } catch (error) {
+      lock.release();
+      throw error;
+    }
     return server;
   }
 

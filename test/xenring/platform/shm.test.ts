@@ -1,14 +1,18 @@
 /** The platform of one host: the contract between two processes, and what is left of the dead. */
 import { strict as assert } from 'node:assert';
-import { fork } from 'node:child_process';
+import { execFileSync, fork } from 'node:child_process';
 import {
   chmodSync,
   closeSync,
   constants,
+  linkSync,
+  mkdirSync,
   mkdtempSync,
   openSync,
   readdirSync,
+  readFileSync,
   rmSync,
+  symlinkSync,
   writeFileSync,
   writeSync,
 } from 'node:fs';
@@ -86,6 +90,98 @@ describe('shared memory of one host', () => {
     await assert.rejects(openShmPlatform({ folder: empty, domain: 3 }), UserError);
     assert.deepEqual(readdirSync(empty), []);
     rmSync(empty, { recursive: true });
+  });
+
+  it('files that are no folder, and folders that are none of its own, are refused', async () => {
+    const other = mkdtempSync(join(tmpdir(), 'urbgate-shm-'));
+    writeFileSync(join(other, 'file'), '');
+    for (const path of [
+      '',
+      join(other, 'file'),
+      join(other, 'file', 'below'),
+      '/proc/self',
+      'a\0b',
+    ])
+      await assert.rejects(
+        openShmPlatform({ folder: path, domain: 0 }),
+        /^UserError: Cannot share memory in "[^"]*": /,
+      );
+    rmSync(other, { recursive: true });
+  });
+
+  it('what lies in place of its files is not waited for, nor written to', async () => {
+    const own = mkdtempSync(join(tmpdir(), 'urbgate-shm-'));
+    const mine = join(own, 'mine');
+    writeFileSync(mine, '0123456789abcdefgh');
+    const refused = async (what: RegExp) => {
+      await assert.rejects(openShmPlatform({ folder: own, domain: 0 }), (error: Error) => {
+        assert(error instanceof UserError, error.stack);
+        assert.match(error.message, what);
+        return true;
+      });
+    };
+    for (const name of ['store.lock', 'domain-0.lock']) {
+      const path = join(own, name);
+      execFileSync('mkfifo', [path]);
+      await refused(/^Cannot lock \S+: it is a named pipe, wanted /);
+      rmSync(path);
+      symlinkSync(mine, path);
+      await refused(/^Cannot lock \S+: it is a symbolic link, wanted /);
+      rmSync(path);
+      mkdirSync(path);
+      await refused(/^Cannot lock \S+: it is a directory, wanted /);
+      rmSync(path, { recursive: true });
+    }
+    for (const name of [
+      'store.socket',
+      'domain-0.pages',
+      'domain-0.events',
+      'domain-0.pages.new',
+    ]) {
+      const path = join(own, name);
+      mkdirSync(path);
+      await refused(/^Cannot share memory in "\S+": .*, wanted it empty$/);
+      rmSync(path, { recursive: true });
+      symlinkSync(mine, path);
+      const platform = await openShmPlatform({ folder: own, domain: 0 });
+      await platform.close();
+      assert.equal(readFileSync(mine, 'utf8'), '0123456789abcdefgh', name);
+    }
+    rmSync(own, { recursive: true });
+  });
+
+  it('a peer whose doorbell or memory is something else is not there', async () => {
+    const own = mkdtempSync(join(tmpdir(), 'urbgate-shm-'));
+    const platform = await openShmPlatform({ folder: own, domain: 0 });
+    const [pages, events, mine] = ['domain-7.pages', 'domain-7.events', 'mine'].map((name) =>
+      join(own, name),
+    ) as [string, string, string];
+    writeFileSync(mine, 'mine');
+    linkSync(join(own, 'domain-0.pages'), pages);
+    for (const make of [
+      (path: string) => writeFileSync(path, 'file'),
+      (path: string) => symlinkSync(mine, path),
+      (path: string) => mkdirSync(path),
+    ]) {
+      make(events);
+      assert.throws(() => platform.map(7, [8]), /^PlatformError: Cannot reach domain 7: /);
+      rmSync(events, { recursive: true });
+    }
+    rmSync(pages);
+    const fifo = openFifo(events);
+    for (const make of [
+      (path: string) => execFileSync('mkfifo', [path]),
+      (path: string) => symlinkSync(join(own, 'domain-0.pages'), path),
+      (path: string) => mkdirSync(path),
+    ]) {
+      make(pages);
+      assert.throws(() => platform.map(7, [8]), /^PlatformError: .* the domain is not there$/);
+      rmSync(pages, { recursive: true });
+    }
+    closeSync(fifo);
+    assert.equal(readFileSync(mine, 'utf8'), 'mine');
+    await platform.close();
+    rmSync(own, { recursive: true });
   });
 
   describe('a peer that is killed', () => {
@@ -295,3 +391,9 @@ describe('shared memory of one host', () => {
     });
   });
 });
+
+/** A FIFO that somebody reads from. */
+function openFifo(path: string): number {
+  execFileSync('mkfifo', [path]);
+  return openSync(path, constants.O_RDWR | constants.O_NONBLOCK);
+}
