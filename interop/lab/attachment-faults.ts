@@ -80,7 +80,7 @@ export class FailingServer {
   }
 
   #ask(request: Parameters<typeof callGateway>[1]): Promise<unknown> {
-    return callGateway(this.#control, request, CONTROL_MILLISECONDS);
+    return callGateway({ path: this.#control, chosen: true }, request, CONTROL_MILLISECONDS);
   }
 }
 

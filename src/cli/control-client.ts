@@ -4,10 +4,13 @@
  * net-ipc's client connects again and again unless told not to, and leaves promises open when the
  * connection ends; so everything here is a race with its 'close'.
  */
+import type { Socket } from 'node:net';
 import { Client } from 'net-ipc';
 import { UserError } from '../core/errors.ts';
-import { controlPath } from './control-path.ts';
-import { type Command, parseAnswer, type Request, type Result } from './control-protocol.ts';
+import { guardClient } from './control-guard.ts';
+import { type ControlPath, checkControlPath, controlPath } from './control-path.ts';
+import type { Command, Request, Result } from './control-protocol.ts';
+import { type Check, GATEWAY_RESULTS, isAnswer } from './control-results.ts';
 
 /** Long enough for an export that has to wait for hardware or for another server. */
 const ANSWER_MILLISECONDS = 30_000;
@@ -31,7 +34,7 @@ export async function askGateway<C extends Command>(
   if (where === null) {
     throw new UserError('Cannot reach the gateway: the control socket is "none", wanted a path');
   }
-  return await callGateway<C>(where.path, request, ANSWER_MILLISECONDS);
+  return await callGateway<C>(where, request, ANSWER_MILLISECONDS);
 }
 
 /** Whom a command asks, for messages. */
@@ -49,24 +52,30 @@ const GATEWAY: Peer = { name: 'gateway', advice: 'start one with urbgate serve' 
  * @throws {NobodyListens} if nobody does; {UserError} if the gateway refuses or does not answer.
  */
 export async function callGateway<C extends Command>(
-  path: string,
+  where: ControlPath,
   request: Request<C> & { readonly command: C },
   millisecondsMax: number,
 ): Promise<Result<C>> {
-  return (await callControl(path, request, millisecondsMax, GATEWAY)) as Result<C>;
+  const isResult = GATEWAY_RESULTS[request.command];
+  return (await callControl(where, request, millisecondsMax, GATEWAY, isResult)) as Result<C>;
 }
 
 /**
- * Sends a request to whoever listens on a control socket; the result is its to define.
+ * Sends a request to whoever listens on a control socket.
  *
- * @throws {NobodyListens} if nobody does; {UserError} if it refuses or does not answer.
+ * @param isResult tells whether its result can be used.
+ * @throws {NobodyListens} if nobody does; {UserError} if it refuses, does not answer, or may not be
+ * believed.
  */
 export async function callControl(
-  path: string,
+  where: ControlPath,
   request: { readonly command: string },
   millisecondsMax: number,
   peer: Peer,
+  isResult: Check,
 ): Promise<unknown> {
+  checkControlPath(where, `Cannot reach the ${peer.name}`);
+  const { path } = where;
   const client = new Client({ path, reconnect: false });
   let failure: NodeJS.ErrnoException | undefined;
   client.on('error', (error: unknown) => {
@@ -78,12 +87,13 @@ export async function callControl(
     timer = setTimeout(() => reject(failed(path, undefined, peer)), millisecondsMax);
   });
   try {
-    const received: unknown = await Promise.race([
+    const connected = client.connect();
+    guardClient((client as unknown as { connection: Socket }).connection);
+    const answered: unknown = await Promise.race([
       ended,
-      client.connect().then(() => client.request(request, 0)),
+      connected.then(() => client.request(request, 0)),
     ]);
-    const answered = parseAnswer(received);
-    if (answered === undefined) throw failed(path, undefined, peer);
+    if (!isAnswer(answered, isResult)) throw failed(path, NOT_AN_ANSWER, peer);
     if (answered.ok) return answered.result;
     if (answered.user) throw new UserError(answered.message);
     throw new Error(`The ${peer.name} failed: ${answered.message}`);
@@ -92,6 +102,8 @@ export async function callControl(
     client.destroy();
   }
 }
+
+const NOT_AN_ANSWER = new Error('an answer of another form, perhaps of another version');
 
 function failed(path: string, error: NodeJS.ErrnoException | undefined, peer: Peer): UserError {
   const { name, advice } = peer;

@@ -4,9 +4,9 @@
  * Whoever can connect may export any file that the gateway can read. So the socket has mode 0600,
  * in a folder of mode 0700 unless the user chose the place.
  */
-import { lstatSync, mkdirSync } from 'node:fs';
+import { lstatSync, mkdirSync, type Stats, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { dirname, join, resolve } from 'node:path';
+import { dirname, isAbsolute, join, resolve } from 'node:path';
 import { Option } from 'commander';
 import { UserError } from '../core/errors.ts';
 
@@ -64,7 +64,8 @@ export function controlPath(
   { environment, uid }: Surroundings = ACTUAL,
   { file, variable }: ControlName = GATEWAY_CONTROL,
 ): ControlPath | null {
-  const chosen = option || environment[variable];
+  if (option === '') throw new UserError('Cannot use control socket "": wanted a path');
+  const chosen = option ?? environment[variable];
   if (chosen === 'none') return null;
   if (chosen) return { path: resolve(chosen), chosen: true };
   return {
@@ -75,8 +76,9 @@ export function controlPath(
 
 function defaultFolder(runtimeFolder: string | undefined, uid: number | undefined): string {
   if (uid === 0 && process.platform === 'linux') return '/run/urbgate';
-  if (runtimeFolder) return join(runtimeFolder, 'urbgate');
-  return join(tmpdir(), `urbgate-${uid ?? 'user'}`);
+  // XDG Base Directory Specification: a relative path is to be ignored.
+  if (runtimeFolder && isAbsolute(runtimeFolder)) return join(runtimeFolder, 'urbgate');
+  return resolve(tmpdir(), `urbgate-${uid ?? 'user'}`);
 }
 
 /**
@@ -95,12 +97,54 @@ export function prepareControlPath({ path, chosen }: ControlPath): void {
     throw refuse(`${(error as Error).message}, wanted a folder of one's own; use --control`);
   }
   // In a shared place such as /tmp, another user may have been here first.
-  const { uid, mode } = lstatSync(folder);
-  const isOwn = uid === process.getuid?.() && (mode & WRITABLE_BY_OTHERS) === 0;
-  if (!chosen && !isOwn && process.platform !== 'win32') {
+  if (!chosen && !isOwnFolder(lstatSync(folder))) {
     throw refuse(`others can write to ${folder}, wanted a folder of one's own; use --control`);
   }
   if (lstatSync(path, { throwIfNoEntry: false })?.isSocket() === false) {
     throw refuse('there is a file that is no socket, wanted another path');
   }
+}
+
+/**
+ * Looks at a path before a command connects to it: where another user could have put the socket, that
+ * user would be told what this one wants, and be believed.
+ *
+ * @param cannot how the message begins.
+ * @throws {UserError} if it may not be connected to. That nothing is there is no reason.
+ */
+export function checkControlPath({ path, chosen }: ControlPath, cannot: string): void {
+  const refuse = (what: string) => new UserError(`${cannot}: ${what}`);
+  const octets = Buffer.byteLength(path);
+  if (octets > PATH_OCTETS_MAX)
+    throw refuse(`${path} has ${octets} octets, wanted at most ${PATH_OCTETS_MAX}`);
+  const folder = lookAt(lstatSync, dirname(path));
+  if (!chosen && folder !== undefined && !isOwnFolder(folder)) {
+    throw refuse(
+      `${dirname(path)} is not a folder that only its user can write to, wanted one; use --control`,
+    );
+  }
+  const socket = lookAt(statSync, path);
+  if (socket !== undefined && !isOwnOrRoots(socket)) {
+    throw refuse(`${path} is of user ${socket.uid}, wanted a socket of this user or of root`);
+  }
+}
+
+/** Undefined if it cannot be seen: who connects is told why. */
+function lookAt(look: typeof statSync, path: string): Stats | undefined {
+  try {
+    return look(path);
+  } catch {
+    return undefined;
+  }
+}
+
+/** A link is none: whoever made it may let it lead elsewhere. */
+function isOwnFolder(stat: Stats): boolean {
+  if (process.platform === 'win32') return true;
+  const isOwn = stat.uid === process.getuid?.() && (stat.mode & WRITABLE_BY_OTHERS) === 0;
+  return isOwn && stat.isDirectory();
+}
+
+function isOwnOrRoots({ uid }: Stats): boolean {
+  return process.platform === 'win32' || uid === process.getuid?.() || uid === 0;
 }

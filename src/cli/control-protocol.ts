@@ -35,16 +35,6 @@ export type Answer =
   | { readonly ok: true; readonly result: unknown }
   | { readonly ok: false; readonly message: string; readonly user: boolean };
 
-/** What a peer sent, if it is an answer; it may be of another version. */
-export function parseAnswer(received: unknown): Answer | undefined {
-  const fields = typeof received === 'object' && received !== null ? received : {};
-  const { ok, result, message, user } = fields as Record<string, unknown>;
-  if (ok === true) return { ok, result };
-  return ok === false && typeof message === 'string'
-    ? { ok, message, user: user === true }
-    : undefined;
-}
-
 /** Carries out a request to a gateway. Never rejects: what goes wrong is in the answer. */
 export function answer(gateway: Controlled, request: unknown): Promise<Answer> {
   return answerWith(() => carryOut(gateway, parseRequest(request)));

@@ -11,9 +11,10 @@ import type { Socket } from 'node:net';
 import { Server } from 'net-ipc';
 import { UserError } from '../core/errors.ts';
 import { callControl, NobodyListens } from './control-client.ts';
-import { guard } from './control-guard.ts';
+import { guardServer } from './control-guard.ts';
 import { type ControlPath, prepareControlPath } from './control-path.ts';
 import { type Answer, answer, type Controlled } from './control-protocol.ts';
+import { isProcess } from './control-results.ts';
 import type { Log } from './log.ts';
 
 const CONNECTIONS_MAX = 16;
@@ -52,7 +53,7 @@ export async function serveRequests(
   log: Log,
 ): Promise<ControlServer> {
   prepareControlPath(where);
-  await refuseIfTaken(where.path);
+  await refuseIfTaken(where);
   const server = new Server({ path: where.path, max: CONNECTIONS_MAX, retries: 0 });
   server.on('request', async (request, respond) => {
     const answered = await answerer(request);
@@ -65,7 +66,7 @@ export async function serveRequests(
   listener.on('connection', (socket: Socket) => {
     sockets.add(socket);
     socket.once('close', () => sockets.delete(socket));
-    guard(socket, (why) => log.debug(`Control connection closed: ${why}`));
+    guardServer(socket, (why) => log.debug(`Control connection closed: ${why}`));
   });
   return {
     close: () => {
@@ -75,11 +76,13 @@ export async function serveRequests(
   };
 }
 
-async function refuseIfTaken(path: string): Promise<void> {
+async function refuseIfTaken(where: ControlPath): Promise<void> {
+  const { path } = where;
   const advice = 'wanted a path of its own; use --control PATH or --control none';
   try {
     const peer = { name: 'gateway', advice: '' };
-    const status = await callControl(path, { command: 'status' }, PROBE_MILLISECONDS, peer);
+    const request = { command: 'status' };
+    const status = await callControl(where, request, PROBE_MILLISECONDS, peer, isProcess);
     const { pid } = status as { pid: number };
     throw new UserError(
       `Cannot serve: a gateway (pid ${pid}) already listens on control socket ${path}, ${advice}`,

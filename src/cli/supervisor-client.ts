@@ -19,6 +19,7 @@ import {
   controlPath,
   prepareControlPath,
 } from './control-path.ts';
+import { isProcess, SUPERVISOR_RESULTS } from './control-results.ts';
 
 const SUPERVISOR: Peer = { name: 'supervisor', advice: 'urbgate attach starts it' };
 /** An attach may try an import twice, and look at several devices for a serial number. */
@@ -49,10 +50,11 @@ export function supervisorPath(option: string | undefined): ControlPath {
  * @throws {NobodyListens} if there is no supervisor; {UserError} if it refuses.
  */
 export async function askSupervisor<R extends SupervisorRequest>(
-  { path }: ControlPath,
+  where: ControlPath,
   request: R,
 ): Promise<Results[R['command']]> {
-  const result = await callControl(path, request, ANSWER_MILLISECONDS, SUPERVISOR);
+  const isResult = SUPERVISOR_RESULTS[request.command];
+  const result = await callControl(where, request, ANSWER_MILLISECONDS, SUPERVISOR, isResult);
   return result as Results[R['command']];
 }
 
@@ -114,9 +116,10 @@ export function openLog(path: string): number {
 
 const CANNOT_START = 'Cannot start the supervisor:';
 
-async function isThere({ path }: ControlPath): Promise<boolean> {
+async function isThere(where: ControlPath): Promise<boolean> {
   try {
-    await callControl(path, { command: 'status' }, PROBE_MILLISECONDS, SUPERVISOR);
+    const request = { command: 'status' };
+    await callControl(where, request, PROBE_MILLISECONDS, SUPERVISOR, isProcess);
     return true;
   } catch (error) {
     if (error instanceof NobodyListens || error instanceof NoAnswer) return false;

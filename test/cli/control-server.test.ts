@@ -79,11 +79,14 @@ describe('control socket', () => {
     endAll();
   });
 
-  const status = () => callGateway(path, { command: 'status' }, 5000);
+  const status = () => callGateway({ path, chosen: true }, { command: 'status' }, 5000);
 
   it('answers', async () => {
     assert.deepEqual(await status(), STATUS);
-    await assert.rejects(callGateway(path, { command: 'unexport', busId: '1-1' }, 5000), UserError);
+    await assert.rejects(
+      callGateway({ path, chosen: true }, { command: 'unexport', busId: '1-1' }, 5000),
+      UserError,
+    );
     assert.equal(statSync(path).mode & 0o777, 0o600);
   });
 
@@ -149,7 +152,7 @@ describe('control socket', () => {
     const listener = createServer().listen(hanging);
     try {
       await once(listener, 'listening');
-      const called = callGateway(hanging, { command: 'status' }, 100);
+      const called = callGateway({ path: hanging, chosen: true }, { command: 'status' }, 100);
       await assert.rejects(called, /^UserError: Cannot reach the gateway: .* gives no answer/);
     } finally {
       listener.close();

@@ -150,11 +150,14 @@ export class CommandProcess {
     child.send({ words, environment });
     try {
       const signal = AbortSignal.timeout(PATIENCE_MILLISECONDS / 2);
-      const [ended] = await once(child, 'message', { signal });
+      const [ended] = await Promise.race([
+        once(child, 'message', { signal }),
+        once(child, 'exit', { signal }).then(([code]) => Promise.reject(new Error(`exit ${code}`))),
+      ]);
       return ended as Ended;
     } catch (error) {
       this.kill();
-      throw new Error(`urbgate ${words.join(' ')} does not end`, { cause: error });
+      throw new Error(`urbgate ${words.join(' ')} does not end as it should`, { cause: error });
     }
   }
 
@@ -167,6 +170,7 @@ export class CommandProcess {
 async function startCommands(): Promise<ChildProcess> {
   const child = fork(COMMAND_PROCESS, { execArgv: FLAGS, stdio: 'inherit' });
   running.add(child);
+  child.setMaxListeners(0);
   child.once('exit', () => running.delete(child));
   await once(child, 'message');
   return child;
