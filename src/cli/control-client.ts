@@ -5,12 +5,12 @@
  * connection ends; so everything here is a race with its 'close'.
  */
 import type { Socket } from 'node:net';
-import { Client } from 'net-ipc';
 import { UserError } from '../core/errors.ts';
 import { guardClient } from './control-guard.ts';
 import { type ControlPath, checkControlPath, controlPath } from './control-path.ts';
 import type { Command, Request, Result } from './control-protocol.ts';
 import { type Check, GATEWAY_RESULTS, isAnswer } from './control-results.ts';
+import { Client } from './net-ipc.ts';
 
 /** Long enough for an export that has to wait for hardware or for another server. */
 const ANSWER_MILLISECONDS = 30_000;

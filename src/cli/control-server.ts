@@ -8,7 +8,6 @@
  * - What a client sends is not checked: see control-guard.ts.
  */
 import type { Socket } from 'node:net';
-import { Server } from 'net-ipc';
 import { UserError } from '../core/errors.ts';
 import { callControl, NobodyListens } from './control-client.ts';
 import { guardServer } from './control-guard.ts';
@@ -16,6 +15,7 @@ import { type ControlPath, prepareControlPath } from './control-path.ts';
 import { type Answer, answer, type Controlled } from './control-protocol.ts';
 import { isProcess } from './control-results.ts';
 import type { Log } from './log.ts';
+import { Server } from './net-ipc.ts';
 
 const CONNECTIONS_MAX = 16;
 /** A gateway that does not say its process id by then is taken for one that hangs. */

@@ -17,7 +17,8 @@ process.on('message', async ({ words, environment }: Wanted) => {
   const before = { ...process.env };
   Object.assign(process.env, environment);
   const code = await runUrbgate(words);
-  process.env = before;
+  for (const name of Object.keys(environment)) delete process.env[name];
+  Object.assign(process.env, before);
   process.send?.({ code, ...written });
 });
 process.send?.('ready');
