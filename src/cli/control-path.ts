@@ -67,6 +67,7 @@ export function controlPath(
   if (option === '') throw new UserError('Cannot use control socket "": wanted a path');
   const chosen = option ?? environment[variable];
   if (chosen === 'none') return null;
+  if (chosen?.includes('\0')) throw new UserError('Cannot use a control socket: NUL in its path');
   if (chosen) return { path: resolve(chosen), chosen: true };
   return {
     path: join(defaultFolder(environment.XDG_RUNTIME_DIR, uid), file),

@@ -73,7 +73,12 @@ export function parseRequest(request: unknown): Request {
     case 'status':
       return { command };
     case 'export':
-      if (typeof spec !== 'string' || typeof folder !== 'string' || !isAbsolute(folder)) {
+      if (
+        typeof spec !== 'string' ||
+        typeof folder !== 'string' ||
+        !isAbsolute(folder) ||
+        folder.includes('\0')
+      ) {
         throw refuse('no spec or no absolute folder in it, wanted both');
       }
       return { command, spec, folder };

@@ -11,6 +11,7 @@ import { attachCommand } from './attach.ts';
 import { detachCommand } from './detach.ts';
 import { exportCommand } from './export.ts';
 import { listCommand } from './list.ts';
+import { refuseTwice } from './options.ts';
 import { portCommand } from './port.ts';
 import { serveCommand } from './serve.ts';
 import { statusCommand } from './status.ts';
@@ -34,7 +35,7 @@ Examples:
   urbgate help serve                                 all about SPEC
 `;
 
-function urbgate(): Command {
+export function urbgate(): Command {
   const program = new Command('urbgate')
     .description('USB/IP-compatible gateway: exports USB devices over the network')
     .version(version())
@@ -54,7 +55,8 @@ function urbgate(): Command {
   for (const command of commands) program.addCommand(command);
   for (const command of [program, ...commands, ...commands.flatMap((one) => one.commands)]) {
     // Errors come as exceptions, to be said in one sentence below.
-    command.exitOverride().configureOutput({ outputError: () => {} });
+    command.exitOverride().configureOutput({ outputError: () => {}, writeErr: () => {} });
+    refuseTwice(command);
   }
   return program;
 }
@@ -70,7 +72,10 @@ function version(): string {
 export function complain(error: unknown): number {
   if (error instanceof CommanderError) {
     if (error.exitCode === 0) return 0; // --help, --version
-    const what = error.message.replace(/^error: /, '').replaceAll('\n', ' ');
+    // Its help stands for an error where a command is missing.
+    const isHelp = error.code === 'commander.help';
+    const message = isHelp ? 'no command given' : error.message;
+    const what = message.replace(/^error: /, '').replaceAll('\n', ' ');
     return complain(new UserError(`Cannot run urbgate: ${what}, see urbgate --help`));
   }
   if (error instanceof UserError) {

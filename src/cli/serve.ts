@@ -15,6 +15,7 @@ import { type ControlServer, serveControl } from './control-server.ts';
 import { DEMO_SPECS, demoLines } from './demo.ts';
 import { type ExportStatus, Gateway } from './gateway.ts';
 import { createLog, type Log } from './log.ts';
+import { collect } from './options.ts';
 import { exportLines, say } from './output.ts';
 import { specHelp } from './schemes.ts';
 import { stopOnSignal } from './stop.ts';
@@ -34,7 +35,6 @@ interface ServeOptions {
 }
 
 export function serveCommand(): Command {
-  const collect = (value: string, before: readonly string[] = []) => [...before, value];
   return new Command('serve')
     .description('export USB devices to USB/IP clients until SIGINT or SIGTERM')
     .option(

@@ -19,12 +19,13 @@ export function udevRuleCommand(): Command {
       if (spec.scheme !== 'usb') {
         throw new UserError(`Cannot print a udev rule for ${text}: wanted a SPEC with usb:`);
       }
-      if (!/^[a-z_][a-z0-9_-]*$/i.test(group)) {
+      if (!/^[a-z_][a-z0-9_-]{0,31}$/i.test(group)) {
         throw new UserError(`Cannot print a udev rule: group "${group}", wanted a group's name`);
       }
+      const rule = udevRule(parseSelector(spec.target), group);
       say('# /etc/udev/rules.d/70-urbgate.rules');
       say('# then: udevadm control --reload && udevadm trigger --subsystem-match=usb');
-      say(udevRule(parseSelector(spec.target), group));
+      say(rule);
     });
 }
 

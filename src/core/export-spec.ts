@@ -93,6 +93,11 @@ export function readOptions(
         `Cannot export ${spec.text}: ${given}, wanted ${FORMS[option.type](key)}`,
       );
     }
+    if (option.max !== undefined && Number(value) > option.max) {
+      throw new UserError(
+        `Cannot export ${spec.text}: ${key}=${written}, wanted at most ${option.max}`,
+      );
+    }
     values[key] = value;
   }
   return values;

@@ -2,7 +2,7 @@
 import { strict as assert } from 'node:assert';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { endAll, PATIENCE_MILLISECONDS, run, scratchFolder } from './urbgate.ts';
+import { CommandProcess, endAll, PATIENCE_MILLISECONDS, run, scratchFolder } from './urbgate.ts';
 
 describe('urbgate attach, port, detach without vhci', function () {
   this.timeout(PATIENCE_MILLISECONDS);
@@ -27,6 +27,7 @@ describe('urbgate attach, port, detach without vhci', function () {
   });
 
   it('say in one sentence what is wrong with their arguments', async () => {
+    const command = new CommandProcess();
     for (const [args, wanted] of [
       [['attach'], /^Cannot attach: no server given, wanted -r HOST and -b BUSID, or --xen\n$/],
       [['attach', '--xen', '-r', 'h'], /--xen with -r, -b or -d, wanted --xen alone/],
@@ -36,7 +37,7 @@ describe('urbgate attach, port, detach without vhci', function () {
       [['attach', '-r', 'h', '-d', 'x'], /^Cannot attach x: wanted VVVV:PPPP/],
       [['detach', 'everything'], /^Cannot detach everything: wanted a port such as 0/],
     ] as const) {
-      const { code, stderr } = await run(args, environment);
+      const { code, stderr } = await command.run(args, environment);
       assert.equal(code, 2);
       assert.match(stderr, wanted);
     }

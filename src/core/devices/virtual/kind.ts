@@ -9,6 +9,8 @@ export type OptionType = 'text' | 'file' | 'size' | 'count' | 'flag';
 export interface OptionSpec {
   readonly type: OptionType;
   readonly help: string;
+  /** The largest count. */
+  readonly max?: number;
 }
 
 /** Values after parsing: a string (text, file), a number (size, count), true (flag) or undefined. */

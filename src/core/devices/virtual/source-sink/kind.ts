@@ -42,6 +42,9 @@ const PACKET_OCTETS = {
   super: { bulk: 1024, interrupt: 1024, isochronous: 1024, interval: 4 },
 } as const;
 
+/** A day. Timers of more than 25 would be over at once. */
+const DELAY_MAX_MILLISECONDS = 24 * 60 * 60 * 1000;
+
 interface SourceSinkState {
   /** What request 0x5b wrote last. */
   control: Buffer;
@@ -60,7 +63,11 @@ export const sourceSink = defineKind({
       type: 'text',
       help: 'how they end: stall, babble or protocol-error; default a short packet (a stall for OUT)',
     },
-    delay: { type: 'count', help: 'IN data comes only every so many milliseconds' },
+    delay: {
+      type: 'count',
+      max: DELAY_MAX_MILLISECONDS,
+      help: 'IN data comes only every so many milliseconds',
+    },
     stamp: { type: 'flag', help: 'each packet begins with a running 32-bit number' },
     pattern: { type: 'count', help: '0: zeros; 1: position in the packet modulo 63; default 0' },
     speed: { type: 'text', help: 'full, high or super; default high' },
