@@ -40,8 +40,9 @@ describe('a gateway with a hostile server behind a remote: export', function () 
     endAll();
   });
 
+  const where = () => ({ path: gateway.control, chosen: true });
   const control = async (request: { command: 'export'; spec: string; folder: string }) =>
-    await callGateway<'export'>(gateway.control, request, PATIENCE_MILLISECONDS);
+    await callGateway<'export'>(where(), request, PATIENCE_MILLISECONDS);
 
   /** What another client sees and can use, whatever the hostile server says. */
   async function assertServes(): Promise<number[]> {
@@ -77,7 +78,7 @@ describe('a gateway with a hostile server behind a remote: export', function () 
       );
       for (const { busId } of exported) {
         await callGateway<'unexport'>(
-          gateway.control,
+          where(),
           { command: 'unexport', busId },
           PATIENCE_MILLISECONDS,
         );
