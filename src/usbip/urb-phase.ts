@@ -124,6 +124,7 @@ export class UrbPhase implements FrameHandler, SessionClient {
   body(octets: Buffer, pooled: boolean): void {
     // What is in a chunk has to be copied sooner or later: best to where it need not be again.
     const lasts = pooled || this.#room !== null;
+    if (lasts) this.#lookAgain();
     const room = lasts ? null : this.room(octets.length);
     if (room !== null) octets.copy(room);
     this.#submit(room ?? octets, pooled);
@@ -223,6 +224,13 @@ export class UrbPhase implements FrameHandler, SessionClient {
     return (
       session.outstandingCount < limits.urbsMax && held + octets <= limits.outstandingOctetsMax
     );
+  }
+
+  /** Anything may have happened while a body arrived in pieces. */
+  #lookAgain(): void {
+    const session = this.#openSession();
+    const isThere = endpointOf(this.#header, session.device) === this.#endpoint;
+    if (this.#refusal === 'ok' && !(session.isOpen && isThere)) this.#refusal = 'shutdown';
   }
 
   #submit(body: Buffer, pooled: boolean): void {
