@@ -6,6 +6,7 @@
 import { strict as assert } from 'node:assert';
 import { type AddressInfo, connect, createServer, type Server } from 'node:net';
 import { openSource } from '../src/cli/schemes.ts';
+import { Containment } from '../src/core/containment.ts';
 import { parseExportSpec } from '../src/core/export-spec.ts';
 import { DEFAULT_LIMITS } from '../src/core/limits.ts';
 import { Registry } from '../src/core/registry.ts';
@@ -71,6 +72,9 @@ async function replay(sent: readonly Buffer[], capabilities: number): Promise<Bu
     network: { unsentOctets: () => 0, ackedOctets: () => undefined },
     session: { clock },
     capabilities,
+    containment: new Containment((error) => {
+      throw error;
+    }),
     onOutput: () => {},
     onEvent: () => {},
   });

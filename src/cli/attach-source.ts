@@ -24,10 +24,10 @@ export interface Source {
   /**
    * Gives the device to vhci.
    *
-   * @param wantedPort See `LinkOptions`.
+   * @param options See `LinkOptions`.
    * @throws {UserError} if it is not there now, or vhci does not take it.
    */
-  attach(vhci: Vhci, wantedPort: number | undefined): Promise<Link>;
+  attach(vhci: Vhci, options?: LinkOptions): Promise<Link>;
 }
 
 /** Puts a relay between a device and vhci. The device is let go of if that fails. */
@@ -71,13 +71,14 @@ export class RemoteSource implements Source {
     return { host, service: String(port), busId: this.#busId ?? '?' };
   }
 
-  async attach(vhci: Vhci, wantedPort: number | undefined): Promise<Link> {
+  async attach(vhci: Vhci, options: LinkOptions = {}): Promise<Link> {
     const { server, device, direct } = this.#request;
     const busId = this.#request.busId ?? (await findBusId(server, readIdentity(device ?? '')));
     this.#busId = busId;
-    if (direct) return await DirectLink.attach(server, busId, vhci, wantedPort);
-    const remote = await importDevice(server, busId, { holdBack: 'all' });
+    if (direct) return await DirectLink.attach(server, busId, vhci, options.wantedPort);
+    const { onBug } = options;
+    const remote = await importDevice(server, busId, { holdBack: 'all', ...(onBug && { onBug }) });
     this.#stallProtocol = remote.stallProtocol;
-    return await relay(remote, vhci, wantedPort === undefined ? {} : { wantedPort });
+    return await relay(remote, vhci, options);
   }
 }

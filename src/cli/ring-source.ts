@@ -1,5 +1,6 @@
 /** A device in a port of a controller of this guest, as the source of an attachment. */
 import type { PortRecord, Vhci } from '../usbip/vhci.ts';
+import type { LinkOptions } from '../usbip/vhci-link.ts';
 import type { VhciThreads } from '../usbip/vhci-threads.ts';
 import type { RingDevice } from '../xenring/ring-device.ts';
 import { controllerText } from './attach-protocol.ts';
@@ -24,9 +25,9 @@ export class RingSource implements Source {
     this.record = { host: 'xen', service: `${controller}`, busId };
   }
 
-  async attach(vhci: Vhci, wantedPort: number | undefined): Promise<Link> {
+  async attach(vhci: Vhci, options: LinkOptions = {}): Promise<Link> {
     return await relay(new RingRelay(this.#device, this.#controller), vhci, {
-      ...(wantedPort !== undefined && { wantedPort }),
+      ...options,
       ...(this.#threads && { threads: this.#threads }),
     });
   }

@@ -113,10 +113,13 @@ export class Supervised implements Attachment {
   }
 
   async #connect(): Promise<void> {
-    const { source, vhci } = this.#options;
+    const { source, vhci, log, text } = this.#options;
     const wantedPort = this.#port;
     if (wantedPort !== undefined) await this.#untilFree(wantedPort);
-    const link = await source.attach(vhci, wantedPort);
+    const link = await source.attach(vhci, {
+      ...(wantedPort !== undefined && { wantedPort }),
+      onBug: (error) => log.error({ err: error }, `${text}: let go of by a bug`),
+    });
     this.#link = link;
     this.#port = link.port;
     this.#attachedCount++;

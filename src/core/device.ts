@@ -56,6 +56,8 @@ export interface DeviceHost {
   completed(urb: Urb): void;
   /** The device has gone. Every URB at the device has been completed before. */
   removed(): void;
+  /** The back end has a bug: the session ends, and `close` follows. */
+  failed(error: unknown): void;
 }
 
 /**

@@ -29,6 +29,8 @@ export interface Export {
   /** What the user asked for, as far as it helps to tell exports apart. */
   readonly spec: string;
   holder: Holder | null;
+  /** Why nobody can have it any more: after a bug, it did not come to rest. */
+  fault: string | null;
 }
 
 /** The client that has a device now. */
@@ -106,6 +108,7 @@ export class Registry extends EventEmitter<RegistryEvents> {
       },
       spec,
       holder: null,
+      fault: null,
     };
     this.#exports.set(busId, added);
     this.emit('added', added);
@@ -136,7 +139,12 @@ export class Registry extends EventEmitter<RegistryEvents> {
     }
   }
 
-  /** Opens a session on a device, or says why not. */
+  /**
+   * Opens a session on a device, or says why not.
+   *
+   * @throws what the device's `open` throws.
+   * @throws {UserError} if the device is broken.
+   */
   claim(
     busId: string,
     peer: string,
@@ -146,6 +154,11 @@ export class Registry extends EventEmitter<RegistryEvents> {
     const wanted = this.#exports.get(busId);
     if (wanted === undefined) return 'unknown';
     if (wanted.holder !== null || this.#closing.has(wanted)) return 'busy';
+    if (wanted.fault !== null) {
+      throw new UserError(
+        `Cannot open ${busId}: after a bug, ${wanted.fault}, wanted it unexported and exported again`,
+      );
+    }
     const session = new DeviceSession(wanted.device, client, options);
     wanted.holder = { peer, since: new Date(), session };
     this.emit('claimed', wanted);
@@ -157,7 +170,11 @@ export class Registry extends EventEmitter<RegistryEvents> {
       await session.close();
       return;
     }
-    const closed = session.close().finally(() => {
+    const close = session.close().catch((error) => {
+      if (session.hasFailed) held.fault = error instanceof Error ? error.message : String(error);
+      throw error;
+    });
+    const closed = close.finally(() => {
       this.#closing.delete(held);
       held.holder = null;
       this.emit('released', held);

@@ -28,12 +28,14 @@ import {
 import type { Evidence, Recovery } from '../stall/fence.ts';
 import { assert } from './assert.ts';
 import { type Clock, systemClock } from './clock.ts';
+import { Containment } from './containment.ts';
 import { type ControlEffect, controlEffect } from './control-effect.ts';
 import type { DeviceHost, EndpointInfo, UsbDevice } from './device.ts';
 import { ENDPOINT_PLACES, placeOf } from './endpoint-place.ts';
 import { EndpointSlot, type EndpointSlotOptions } from './endpoint-slot.ts';
 import { timedRecovery } from './recovery.ts';
 import { type RunningClock, runningTime } from './running-time.ts';
+import { settlesWithin } from './settles-within.ts';
 import type { Urb, UrbStatus } from './urb.ts';
 import { UrbTable } from './urb-table.ts';
 
@@ -42,6 +44,12 @@ export interface SessionClient {
   gaveBack(urb: Urb): void;
   /** The device has gone; every URB has been given back before. */
   deviceRemoved(): void;
+  /**
+   * The device, the session or this client has a bug. Log it and `close` the session, which gives back
+   * what is outstanding. Called once, perhaps from inside a call of the session's. Default: the error
+   * is thrown to whoever has called the session.
+   */
+  failed?(error: unknown): void;
   /** It gives back what is lent (`Urb.loan`); else nothing is. */
   readonly borrows?: boolean;
   /** A name for the moment after the last `gaveBack`, for `evidence`. Default: none is kept. */
@@ -58,6 +66,9 @@ export interface SessionOptions {
 
 type State = 'open' | 'removed' | 'closing' | 'closed';
 
+/** After a bug, how long the device may take to give back its URBs, and to close. */
+const BROKEN_MILLISECONDS = 5_000;
+
 export class DeviceSession implements DeviceHost {
   readonly device: UsbDevice;
   /** URBs submitted, and those given back with an error, since the session began. */
@@ -69,11 +80,15 @@ export class DeviceSession implements DeviceHost {
   readonly #slots: (EndpointSlot | undefined)[] = new Array(ENDPOINT_PLACES).fill(undefined);
   readonly #outstanding = new UrbTable();
   readonly #actions = new Actions<Urb, ActionKind>();
+  /** All that clients, devices and timers call runs in here. */
+  readonly #containment = new Containment((error) => this.#fail(error));
   #carryingOut = false;
   #state: State = 'open';
   /** The client is to be told that the device has gone, when it has all its URBs. */
   #untold = false;
   #whenEmpty: (() => void) | null = null;
+  /** After a bug: all that the device had is back. */
+  #whenBack: (() => void) | null = null;
   #closed: Promise<void> | null = null;
 
   /**
@@ -85,7 +100,11 @@ export class DeviceSession implements DeviceHost {
     this.device = device;
     this.#client = client;
     const { recovery = timedRecovery() } = options;
-    this.#clock = runningTime(options.clock ?? systemClock);
+    const clock = options.clock ?? systemClock;
+    this.#clock = runningTime({
+      now: () => clock.now(),
+      after: (milliseconds, call) => clock.after(milliseconds, this.#containment.guard(call)),
+    });
     const onDeadline = (slot: EndpointSlot) => this.#elapsed(slot);
     const hasReport = (mark: number) => client.evidence?.(mark) !== 'sent-before-report';
     this.#slotOptions = { device, recovery, clock: this.#clock, hasReport, onDeadline };
@@ -114,10 +133,19 @@ export class DeviceSession implements DeviceHost {
     return this.#state === 'open';
   }
 
+  /** There was a bug. */
+  get hasFailed(): boolean {
+    return this.#containment.isBroken;
+  }
+
   /** The URB's id must be new and its endpoint one of this device's. */
   submit(urb: Urb): void {
     assert(this.#state === 'open', 'Cannot submit a URB: the session is not open');
     assert(!this.has(urb.id), 'Cannot submit a URB: its id is outstanding');
+    this.#containment.run(this.#submit, urb);
+  }
+
+  readonly #submit = (urb: Urb): void => {
     this.#outstanding.add(urb);
     urb.outstanding = true;
     urb.place = this.urbCount++;
@@ -133,30 +161,37 @@ export class DeviceSession implements DeviceHost {
       slot.arm();
     }
     this.#carryOut();
-  }
+  };
 
   /** Asks for a URB back; it is given back as 'unlinked' or as it ended before. */
   unlink(id: number): void {
     const urb = this.#outstanding.get(id);
-    if (urb === undefined) return;
+    if (urb !== undefined && !this.hasFailed) this.#containment.run(this.#unlink, urb);
+  }
+
+  readonly #unlink = (urb: Urb): void => {
     const slot = this.#slotOf(urb.endpoint);
     if (slot.queue.phase === 'holding') slot.answered = true;
     unlinked(slot.queue, urb, this.#clock.now(), this.#actions);
     slot.arm();
     this.#carryOut();
-  }
+  };
 
   /**
    * The unlink of a URB has arrived before the URB, which is therefore never submitted here, and
    * the client was told: what is behind it waits for the client's handler all the same.
    */
   overtaken(endpoint: EndpointInfo): void {
+    if (!this.hasFailed) this.#containment.run(this.#overtaken, endpoint);
+  }
+
+  readonly #overtaken = (endpoint: EndpointInfo): void => {
     const slot = this.#slotOf(endpoint);
     overtaken(slot.queue, this.#clock.now(), this.#actions);
     slot.mark = this.#client.reportMark?.() ?? 0;
     slot.arm();
     this.#carryOut();
-  }
+  };
 
   /**
    * Opens the fences of the endpoints whose last report the client has handled, which `handled` tells
@@ -207,16 +242,27 @@ export class DeviceSession implements DeviceHost {
   async #close(): Promise<void> {
     this.#state = 'closing';
     this.#unlinkAll();
-    if (this.#outstanding.size > 0) {
+    if (this.#outstanding.size > 0 && !this.hasFailed) {
       await new Promise<void>((resolve) => {
         this.#whenEmpty = resolve;
       });
+    }
+    if (this.hasFailed) {
+      await this.#closeFailed();
+      return;
     }
     this.#state = 'closed';
     await this.device.close();
   }
 
   completed(urb: Urb): void {
+    if (this.hasFailed) this.#cameBack(urb);
+    else this.#containment.run(this.#completed, urb);
+  }
+
+  readonly #completed = (urb: Urb): void => {
+    assert(urb.atDevice, 'Cannot complete a URB: the device does not have it');
+    urb.atDevice = false;
     const slot = this.#slotOf(urb.endpoint);
     const { queue } = slot;
     if (urb.status === 'ok' && !needsTime(queue)) {
@@ -227,7 +273,7 @@ export class DeviceSession implements DeviceHost {
       slot.arm();
     }
     this.#carryOut();
-  }
+  };
 
   /** The device has gone: what is outstanding ends as 'shutdown', then the client is told. */
   removed(): void {
@@ -235,16 +281,67 @@ export class DeviceSession implements DeviceHost {
     this.#state = 'removed';
     this.#untold = true;
     this.#unlinkAll();
-    if (this.#outstanding.size === 0) this.#emptied();
+    if (this.#outstanding.size === 0) this.#containment.run(this.#emptied, undefined);
   }
 
-  #emptied(): void {
+  failed(error: unknown): void {
+    this.#containment.bug(error);
+  }
+
+  /** The first bug: from here on, nothing but `close` is done. */
+  #fail(error: unknown): void {
+    if (this.#client.failed === undefined) throw error;
+    this.#state = 'closing';
+    this.#actions.clear();
+    for (const slot of this.#slots) slot?.end();
+    this.#whenEmpty?.();
+    this.#client.failed(error);
+  }
+
+  /**
+   * After a bug nobody can say what the queues are worth. What the device has is asked back from it, and
+   * given back when it comes, all else at once.
+   *
+   * @throws {Error} if the device does not come to rest: nobody can have it any more.
+   */
+  async #closeFailed(): Promise<void> {
+    const back = new Promise<void>((resolve) => {
+      this.#whenBack = resolve;
+    });
+    const all = [...this.#outstanding];
+    if (all.length === 0) this.#whenBack?.();
+    for (const urb of all) if (urb.atDevice) ignoring(() => this.device.unlink(urb));
+    for (const urb of all) if (!urb.atDevice) this.#giveBackFailed(urb);
+    if (!(await settlesWithin(back, BROKEN_MILLISECONDS, this.#clock))) {
+      throw new Error(`it has not given back its URBs within ${BROKEN_MILLISECONDS} ms`);
+    }
+    if (!(await settlesWithin(this.device.close(), BROKEN_MILLISECONDS, this.#clock))) {
+      throw new Error(`it has not closed within ${BROKEN_MILLISECONDS} ms`);
+    }
+  }
+
+  /** After a bug the device has completed a URB, one of those that it has perhaps. */
+  #cameBack(urb: Urb): void {
+    if (!urb.atDevice) return;
+    urb.atDevice = false;
+    if (this.#whenBack !== null) this.#giveBackFailed(urb);
+  }
+
+  #giveBackFailed(urb: Urb): void {
+    if (!this.#outstanding.delete(urb)) return;
+    urb.outstanding = false;
+    urb.status = 'shutdown';
+    ignoring(() => this.#client.gaveBack(urb));
+    if (this.#outstanding.size === 0) this.#whenBack?.();
+  }
+
+  readonly #emptied = (): void => {
     if (this.#untold) {
       this.#untold = false;
       this.#client.deviceRemoved();
     }
     this.#whenEmpty?.();
-  }
+  };
 
   /** Newest first, so that none starts because one ahead of it has left. */
   #unlinkAll(): void {
@@ -254,13 +351,17 @@ export class DeviceSession implements DeviceHost {
   }
 
   #forEachSlot(step: (slot: EndpointSlot) => void): void {
+    if (!this.hasFailed) this.#containment.run(this.#stepAll, step);
+  }
+
+  readonly #stepAll = (step: (slot: EndpointSlot) => void): void => {
     for (const slot of this.#slots) {
       if (slot === undefined) continue;
       step(slot);
       slot.arm();
     }
     this.#carryOut();
-  }
+  };
 
   #slotOf(endpoint: EndpointInfo): EndpointSlot {
     const { address, type } = endpoint;
@@ -276,6 +377,7 @@ export class DeviceSession implements DeviceHost {
   }
 
   #elapsed(slot: EndpointSlot): void {
+    if (this.hasFailed) return;
     elapsed(slot.queue, this.#clock.now(), this.#actions);
     slot.arm();
     this.#carryOut();
@@ -286,10 +388,11 @@ export class DeviceSession implements DeviceHost {
     this.#carryingOut = true;
     const actions = this.#actions;
     for (let kind = actions.next(); kind !== undefined; kind = actions.next()) {
+      if (this.hasFailed) break;
       const urb = actions.subject;
       switch (kind) {
         case 'start':
-          this.device.submit(urb);
+          this.#start(urb);
           break;
         case 'cancel':
           this.device.unlink(urb);
@@ -306,6 +409,16 @@ export class DeviceSession implements DeviceHost {
       }
     }
     this.#carryingOut = false;
+  }
+
+  #start(urb: Urb): void {
+    urb.atDevice = true;
+    try {
+      this.device.submit(urb);
+    } catch (error) {
+      urb.atDevice = false; // it has not taken it
+      throw error;
+    }
   }
 
   #giveBack(urb: Urb, status: UrbStatus): void {
@@ -340,6 +453,13 @@ export class DeviceSession implements DeviceHost {
       slot.arm();
     }
   }
+}
+
+/** Whose failure is one of the consequences of a bug that is told already. */
+function ignoring(work: () => void): void {
+  try {
+    work();
+  } catch {}
 }
 
 function outcomeOf(urb: Urb): Outcome {

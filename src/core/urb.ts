@@ -118,6 +118,8 @@ export class Urb {
 
   /** Belongs to the session: true from `submit` until the URB is given back. */
   outstanding = false;
+  /** Belongs to the session: true from the device's `submit` until the device completes it. */
+  atDevice = false;
   /** Belongs to the session: how many URBs were submitted before. */
   place = 0;
   /** Belongs to the transport: the request that asked for an unlink, or -1. */

@@ -43,6 +43,13 @@ export class Actions<T, Kind> {
     return true;
   }
 
+  /** Forgets what is left. */
+  clear(): void {
+    this.#subjects.length = 0;
+    this.#taken = 0;
+    this.#filled = 0;
+  }
+
   /** What the action that `next` returned last is about. */
   get subject(): T {
     return this.#subject as T;

@@ -30,6 +30,11 @@ export interface ImportOptions {
   readonly stallProtocol?: boolean;
   /** See `FrontEndOptions.holdBack`. */
   readonly holdBack?: 'short-not-ok' | 'all';
+  /**
+   * An exception that is no fault of the server's has ended the connection. Default: it goes where exceptions
+   * go, for it may be one of the program's own handlers.
+   */
+  readonly onBug?: (error: unknown) => void;
 }
 
 /** A device of a server, imported by this program. */
@@ -42,13 +47,21 @@ export class RemoteDevice implements RelayDevice {
   readonly #socket: Socket;
   readonly #frontEnd: FrontEnd;
   readonly #framer: Framer;
-  readonly #flush = () => this.#sendAll();
+  readonly #onBug: ((error: unknown) => void) | undefined;
+  readonly #flush = () => {
+    try {
+      this.#sendAll();
+    } catch (error) {
+      this.#failed(error);
+    }
+  };
   /** Commands that handlers bring forth leave together; see `COMMANDS_TOGETHER`. */
   #receiving = false;
 
   /** Use `importDevice`. */
   constructor({ socket, reply, rest, listen }: Granted, options: ImportOptions) {
     this.#socket = socket;
+    this.#onBug = options.onBug;
     this.record = DeviceRecord.read(reply, OpCommon.octets);
     const agreed = readCapabilities(pathOf(reply)) ?? 0;
     this.stallProtocol = (agreed & CAPABILITY.stallProtocol) !== 0;
@@ -66,8 +79,13 @@ export class RemoteDevice implements RelayDevice {
     this.#framer = new Framer(this.#frontEnd, new BufferPool());
     this.closed = new Promise((resolve) => {
       socket.once('close', () => {
-        this.#frontEnd.lost();
-        resolve();
+        try {
+          this.#frontEnd.lost();
+        } catch (error) {
+          this.#failed(error);
+        } finally {
+          resolve();
+        }
       });
     });
     if (rest.length > 0) this.#receive(rest);
@@ -151,13 +169,18 @@ export class RemoteDevice implements RelayDevice {
     try {
       this.#framer.receive(chunk);
     } catch (error) {
-      // A handler's own exception is the program's: it goes where exceptions go.
       this.#socket.destroy();
-      if (!(error instanceof RemoteProtocolError)) throw error;
+      if (!(error instanceof RemoteProtocolError)) this.#failed(error);
     } finally {
       this.#receiving = false;
-      this.#sendAll();
+      this.#flush();
     }
+  }
+
+  #failed(error: unknown): void {
+    this.#socket.destroy();
+    if (this.#onBug === undefined) throw error;
+    this.#onBug(error);
   }
 
   #sendAll(): void {

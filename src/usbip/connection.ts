@@ -11,6 +11,7 @@
  * ends a URB on its own time; `onOutput` says so.
  */
 import { systemClock } from '../core/clock.ts';
+import type { Containment } from '../core/containment.ts';
 import type { SessionLimits } from '../core/limits.ts';
 import type { Claim, Registry } from '../core/registry.ts';
 import type { SessionOptions } from '../core/session.ts';
@@ -47,6 +48,8 @@ export interface ConnectionOptions {
   readonly session?: SessionOptions;
   /** What it answers to clients that know the extension; 0 makes it a server without. */
   readonly capabilities?: number;
+  /** Where bugs are told: close the connection then. */
+  readonly containment: Containment;
   readonly onOutput: () => void;
   readonly onEvent: (event: ConnectionEvent) => void;
 }
@@ -169,20 +172,20 @@ export class Connection {
 
   /** `offered`: the client's capabilities, if it knows of any. */
   #import(busId: string, offered: number | undefined): void {
-    const { registry, session } = this.#options;
+    const { registry, session, containment } = this.#options;
     const freed = registry.freed(busId);
     if (freed === null) {
       this.#claimDevice(busId, offered);
       return;
     }
     const waiting = { busId, offered };
-    const goOn = () => {
+    const goOn = containment.guard(() => {
       cancel();
       if (this.#waiting !== waiting) return;
       this.#waiting = null;
       this.#claimDevice(busId, offered);
       this.#announce();
-    };
+    });
     const cancel = (session?.clock ?? systemClock).after(RELEASE_MILLISECONDS, goOn);
     this.#waiting = waiting;
     void freed.then(goOn);
@@ -203,7 +206,7 @@ export class Connection {
   }
 
   #claimDevice(busId: string, offered: number | undefined): void {
-    const { registry, peer, limits, pool, network, session, onEvent } = this.#options;
+    const { registry, peer, limits, pool, network, session, containment, onEvent } = this.#options;
     const { capabilities = CAPABILITIES_KNOWN } = this.#options;
     const wanted = registry.get(busId);
     const agreed = (offered ?? 0) & capabilities;
@@ -216,6 +219,7 @@ export class Connection {
       network,
       stallProtocol,
       borrows: true,
+      onBug: (error) => containment.bug(error),
       onReply: () => this.#announce(),
       onDeviceRemoved: () => {
         this.#ending = true;

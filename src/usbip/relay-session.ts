@@ -28,6 +28,7 @@
  * releases that report alone.
  */
 import { assert } from '../core/assert.ts';
+import type { Containment } from '../core/containment.ts';
 import type { EndpointInfo } from '../core/device.ts';
 import type { SessionClient } from '../core/session.ts';
 import type { TransferResult } from '../core/transfer.ts';
@@ -63,6 +64,7 @@ export class RelaySession implements UrbSession {
   errorCount = 0;
   readonly #remote: RelayDevice;
   readonly #client: RelayClient;
+  readonly #containment: Containment;
   readonly #onReported: (mark: number) => void;
   readonly #outstanding = new Map<number, Outstanding>();
   readonly #endpoints: RemoteEndpoints;
@@ -73,11 +75,15 @@ export class RelaySession implements UrbSession {
   /** How many of those each endpoint has. */
   readonly #waitingAt = new Map<number, number>();
 
-  /** `onReported`: a report ends there whose handler is to be waited for. */
+  /**
+   * @param containment Where bugs of completion handlers go: the device may be one of several of its front end.
+   * @param onReported A report ends there whose handler is to be waited for.
+   */
   constructor(
     remote: RelayDevice,
     endpoints: RemoteEndpoints,
     client: RelayClient,
+    containment: Containment,
     onReported: (mark: number) => void,
   ) {
     this.#remote = remote;
@@ -87,6 +93,7 @@ export class RelaySession implements UrbSession {
       room: (_, octets) => this.#room(octets),
     };
     this.#client = client;
+    this.#containment = containment;
     this.#onReported = onReported;
   }
 
@@ -116,7 +123,7 @@ export class RelaySession implements UrbSession {
     const entry: Outstanding = { urb, into, pending: null };
     this.#outstanding.set(urb.id, entry);
     const transfer = transferOf(urb, this.#endpoints.speed, urb.dataOut, into?.octets);
-    const pending = this.#remote.submit(transfer, (result) => this.#done(entry, result));
+    const pending = this.#remote.submit(transfer, (result) => this.#contained(entry, result));
     entry.pending = pending;
   }
 
@@ -140,6 +147,15 @@ export class RelaySession implements UrbSession {
       if (left > 0) this.#waitingAt.set(first.endpoint, left);
       else this.#waitingAt.delete(first.endpoint);
       first.release();
+    }
+  }
+
+  #contained(entry: Outstanding, result: TransferResult): 'later' | 'done' {
+    try {
+      return this.#done(entry, result);
+    } catch (error) {
+      this.#containment.bug(error);
+      return 'done';
     }
   }
 

@@ -6,12 +6,15 @@
  * outstanding is bounded by the session's limits.
  */
 import { createServer, type Server as NetServer, type Socket } from 'node:net';
+import { type BugLog, Containment, logBug } from '../core/containment.ts';
 import { RemoteProtocolError, UserError } from '../core/errors.ts';
 import { DEFAULT_LIMITS, type SessionLimits } from '../core/limits.ts';
 import type { Registry } from '../core/registry.ts';
 import type { SessionOptions } from '../core/session.ts';
+import type { Loan } from '../core/urb.ts';
 import { BufferPool } from './buffer-pool.ts';
 import { Connection, type ConnectionEvent } from './connection.ts';
+import { whyNotListening } from './listen-errors.ts';
 import { ackedOctets, giveBack, readInto, setUserTimeout, writeGathered } from './sockets.ts';
 
 /** A silent client is probed after this time, then each second; ten probes lost end it. */
@@ -29,9 +32,8 @@ const CONNECTIONS_MAX = 1024;
 /** How long a client may take to receive its last replies and to close its end. */
 const GOODBYE_MILLISECONDS = 2_000;
 
-export interface ServerLog {
+export interface ServerLog extends BugLog {
   info(message: string): void;
-  warn(message: string): void;
 }
 
 export interface ListenAddress {
@@ -82,11 +84,21 @@ export class UsbipServer {
         keepAliveInitialDelay: KEEPALIVE_MILLISECONDS,
         pauseOnConnect: true,
       },
-      (accepted) => this.#accept(accepted, listener),
+      (accepted) => {
+        const end = (error: unknown) => {
+          logBug(this.#log, error, `Cannot serve ${peerOf(accepted)}`);
+          accepted.destroy();
+        };
+        new Containment(end).run(() => this.#accept(accepted, listener), undefined);
+      },
     );
     await new Promise<void>((resolve, reject) => {
       listener.once('error', (error: NodeJS.ErrnoException) => {
-        reject(new UserError(`Cannot listen on ${formatAddress({ host, port })}: ${why(error)}`));
+        reject(
+          new UserError(
+            `Cannot listen on ${formatAddress({ host, port })}: ${whyNotListening(error)}`,
+          ),
+        );
       });
       listener.listen({ host, port }, resolve);
     });
@@ -141,6 +153,10 @@ class Client {
   readonly #connection: Connection;
   readonly #options: ClientOptions;
   readonly #peer: string;
+  readonly #containment = new Containment((error) => this.#failed(error));
+  readonly #flushLater = this.#containment.guard(() => this.#flush());
+  readonly #take = (chunk: Buffer) => this.#taken(chunk);
+  readonly #giveBack = (loans: readonly Loan[]) => this.#containment.run(giveBack, loans);
   #flushScheduled = false;
   #lifeTimer: NodeJS.Timeout | undefined;
   /** Resolves when the device is free again. */
@@ -160,12 +176,16 @@ class Client {
         ackedOctets: () => ackedOctets(socket),
       },
       ...(options.session && { session: options.session }),
+      containment: this.#containment,
       onOutput: () => this.#scheduleFlush(),
       onEvent: (event) => this.#logEvent(event),
     });
     socket.on('drain', () => socket.resume());
     socket.on('error', (error) => this.#say('warn', `connection lost: ${error.message}`));
-    socket.on('close', () => this.#closed());
+    socket.on(
+      'close',
+      this.#containment.guard(() => this.#closed()),
+    );
     this.#limitLife(OPERATION_TIMEOUT_MILLISECONDS);
   }
 
@@ -176,8 +196,8 @@ class Client {
       this.#socket.closed || new Promise((resolve) => this.#socket.once('close', resolve));
     this.#limitLife(GOODBYE_MILLISECONDS);
     this.#released ??= this.#connection.close();
-    await this.#released;
-    this.#flush();
+    await this.#released.catch(() => {}); // `#closed` says so
+    this.#flushLater();
     await gone;
   }
 
@@ -189,6 +209,10 @@ class Client {
   }
 
   receive(chunk: Buffer): void {
+    this.#containment.run(this.#take, chunk);
+  }
+
+  #taken(chunk: Buffer): void {
     try {
       this.#connection.receive(chunk);
     } catch (error) {
@@ -203,7 +227,7 @@ class Client {
   #scheduleFlush(): void {
     if (this.#flushScheduled) return;
     this.#flushScheduled = true;
-    process.nextTick(() => this.#flush());
+    process.nextTick(this.#flushLater);
   }
 
   #flush(): void {
@@ -211,7 +235,7 @@ class Client {
     const socket = this.#socket;
     if (socket.destroyed || socket.writableEnded) return;
     const pieces = this.#connection.takeOutput();
-    writeGathered(socket, pieces, this.#connection.takeLoans());
+    writeGathered(socket, pieces, this.#connection.takeLoans(), this.#giveBack);
     if (this.#connection.ending) {
       socket.end();
       this.#limitLife(GOODBYE_MILLISECONDS);
@@ -222,7 +246,7 @@ class Client {
     clearTimeout(this.#lifeTimer);
     const busId = this.#connection.busId;
     this.#released ??= this.#connection.close();
-    this.#released
+    const released = this.#released
       .then(
         () => {
           if (busId !== undefined) this.#say('info', `released ${busId}`);
@@ -230,10 +254,19 @@ class Client {
         (error) => this.#say('warn', `cannot release ${busId}: ${error}`),
       )
       .finally(() => {
-        this.#connection.takeOutput();
-        giveBack(this.#connection.takeLoans()); // nobody will send it
         this.#options.onClosed();
+        this.#connection.takeOutput();
+        this.#giveBack(this.#connection.takeLoans()); // nobody will send it
       });
+    this.#containment.watch(released);
+  }
+
+  /** A bug ends this connection and its device's session. */
+  #failed(error: unknown): void {
+    const { busId } = this.#connection;
+    const whose = busId === undefined ? '' : ` of ${busId}`;
+    logBug(this.#options.log, error, `${this.#peer}: connection${whose} closed by a bug`);
+    this.#socket.destroy();
   }
 
   #logEvent(event: ConnectionEvent): void {
@@ -256,20 +289,4 @@ function peerOf(socket: Socket): string {
 /** HOST:PORT, with brackets around an IPv6 address. */
 export function formatAddress({ host, port }: ListenAddress): string {
   return host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`;
-}
-
-function why(error: NodeJS.ErrnoException): string {
-  switch (error.code) {
-    case 'EADDRINUSE':
-      return 'the port is in use, wanted a free one (another gateway, or usbipd?)';
-    case 'EADDRNOTAVAIL':
-      return 'the address is not one of this machine, wanted a local one';
-    case 'EACCES':
-      return 'permission denied, wanted a port of 1024 or more';
-    case 'ENOTFOUND':
-    case 'EAI_AGAIN':
-      return 'the host name is unknown, wanted an address of this machine';
-    default:
-      return error.message;
-  }
 }

@@ -122,17 +122,19 @@ function onReadOf(memory: Buffer, receive: (chunk: Buffer) => void) {
 
 /**
  * Writes in one system call; a single piece needs no cork for that. `loans` are given back when the
- * system has a copy of all pieces, or the socket has failed; with loans there are pieces.
+ * system has a copy of all pieces, or the socket has failed; with loans there are pieces. `give` does
+ * that: a turn of its own, where nobody catches.
  */
 export function writeGathered(
   socket: Socket,
   pieces: readonly Uint8Array[],
   loans: readonly Loan[] = [],
+  give = giveBack,
 ): void {
   if (pieces.length > 1) socket.cork();
   let left = pieces.length;
   for (const piece of pieces) {
-    if (--left === 0 && loans.length > 0) socket.write(piece, () => giveBack(loans));
+    if (--left === 0 && loans.length > 0) socket.write(piece, () => give(loans));
     else socket.write(piece);
   }
   if (pieces.length > 1) socket.uncork();

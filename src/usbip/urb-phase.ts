@@ -22,6 +22,7 @@ import type { ReplyWriter } from './reply-writer.ts';
 import {
   bodyOctets,
   buildUrb,
+  costOf,
   emptySubmitHeader,
   endpointOf,
   readSubmit,
@@ -29,8 +30,6 @@ import {
 } from './submit.ts';
 
 const NO_OCTETS = Buffer.alloc(0);
-/** What one packet of an outstanding isochronous URB costs, beside its data. */
-const ISO_PACKET_OCTETS = 64;
 
 /** What the socket knows. */
 export interface Network {
@@ -65,12 +64,15 @@ export interface UrbPhaseOptions {
   /** A reply was written. */
   readonly onReply: () => void;
   readonly onDeviceRemoved: () => void;
+  /** The session has failed; see `SessionClient`. */
+  readonly onBug: (error: unknown) => void;
 }
 
 export class UrbPhase implements FrameHandler, SessionClient {
   readonly headerOctets = HEADER_OCTETS;
   readonly borrows: boolean;
   keepBody = true;
+  readonly failed: (error: unknown) => void;
   readonly #options: UrbPhaseOptions;
   /** Set right after construction: the session needs its client first. */
   #session: UrbSession | null = null;
@@ -94,6 +96,7 @@ export class UrbPhase implements FrameHandler, SessionClient {
   constructor(options: UrbPhaseOptions) {
     this.#options = options;
     this.borrows = options.borrows ?? false;
+    this.failed = options.onBug;
     this.#earlyUnlinks = new EarlyUnlinks(options.limits.urbsMax);
   }
 
@@ -293,9 +296,4 @@ export class UrbPhase implements FrameHandler, SessionClient {
     assert(this.#session !== null, 'Cannot accept a command: no device is imported');
     return this.#session;
   }
-}
-
-/** What a URB that is outstanding counts for in `outstandingOctetsMax`. */
-function costOf(octets: number, packetCount: number): number {
-  return octets + packetCount * ISO_PACKET_OCTETS;
 }

@@ -10,6 +10,7 @@
  */
 import { closeSync } from 'node:fs';
 import type { Socket } from 'node:net';
+import { Containment } from '../core/containment.ts';
 import { RemoteProtocolError } from '../core/errors.ts';
 import { DEFAULT_LIMITS } from '../core/limits.ts';
 import { BufferPool } from './buffer-pool.ts';
@@ -48,6 +49,8 @@ export interface LinkOptions {
   readonly wantedPort?: number;
   /** Watches vhci in the kernel's place; for tests. */
   readonly threads?: VhciThreads;
+  /** A bug has ended the link. Default: its error goes where exceptions go. */
+  readonly onBug?: (error: unknown) => void;
 }
 
 export class VhciLink {
@@ -62,6 +65,11 @@ export class VhciLink {
   readonly #framer: Framer;
   readonly #fence: VhciFence;
   readonly #threads: VhciThreads;
+  /** All that comes from vhci, the server and timers runs in here. */
+  readonly #containment: Containment;
+  readonly #take = (chunk: Buffer) => this.#taken(chunk);
+  readonly #flushLater;
+  readonly #lookLater;
   #received = 0;
   #flushScheduled = false;
   #lookScheduled = false;
@@ -78,9 +86,20 @@ export class VhciLink {
     remote: RelayDevice,
     endpoints: RemoteEndpoints,
     vhci: Vhci,
-    { wantedPort, threads }: LinkOptions = {},
+    { wantedPort, threads, onBug }: LinkOptions = {},
   ) {
     this.#remote = remote;
+    this.#containment = new Containment((error) => {
+      this.#end ??= 'lost';
+      this.#socket.destroy();
+      if (onBug === undefined) throw error;
+      onBug(error);
+    });
+    this.#flushLater = this.#containment.guard(() => this.#flush());
+    this.#lookLater = this.#containment.guard(() => {
+      this.#lookScheduled = false;
+      this.#look();
+    });
     const { deviceId } = remote;
     this.#pair = unixPair();
     const before = vhciThreads();
@@ -92,7 +111,9 @@ export class VhciLink {
       throw error;
     }
     this.#threads = threads ?? watchThreads(before);
-    this.#socket = socketReading(this.#pair.ours, READ_MEMORY, (chunk) => this.#receive(chunk));
+    this.#socket = socketReading(this.#pair.ours, READ_MEMORY, (chunk) =>
+      this.#containment.run(this.#take, chunk),
+    );
     const urbs = this.#urbPhase(deviceId);
     this.#fence = new VhciFence({
       written: () =>
@@ -103,7 +124,9 @@ export class VhciLink {
       received: () => this.#received,
       arrived: () => unreadOctets(this.#pair.ours),
     });
-    this.#session = new RelaySession(remote, endpoints, urbs, (mark) => this.#reported(mark));
+    this.#session = new RelaySession(remote, endpoints, urbs, this.#containment, (mark) =>
+      this.#reported(mark),
+    );
     urbs.begin(this.#session);
     this.#framer = new Framer(urbs, new BufferPool());
     this.ended = this.#listen();
@@ -131,10 +154,11 @@ export class VhciLink {
       stallProtocol: false,
       onReply: () => this.#scheduleFlush(),
       onDeviceRemoved: () => {},
+      onBug: (error) => this.#containment.bug(error),
     });
   }
 
-  #receive(chunk: Buffer): void {
+  #taken(chunk: Buffer): void {
     this.#received += chunk.length;
     try {
       this.#framer.receive(chunk);
@@ -148,15 +172,16 @@ export class VhciLink {
 
   #listen(): Promise<LinkEnd> {
     const socket = this.#socket;
-    socket.on('end', () => this.#letGo('detached'));
-    socket.on('error', () => this.#letGo('detached'));
-    this.#remote.closed.then(() => this.#letGo('lost'));
+    const letGo = (end: LinkEnd) => this.#containment.guard(() => this.#letGo(end));
+    socket.on('end', letGo('detached'));
+    socket.on('error', letGo('detached'));
+    this.#remote.closed.then(letGo('lost'));
     return new Promise((resolve) => {
       socket.once('close', async () => {
         this.#isClosed = true;
         closeSync(this.#pair.theirs);
         this.#threads.close();
-        await this.#remote.close();
+        await this.#remote.close().catch((error) => this.#containment.bug(error));
         resolve(this.#end ?? 'detached');
       });
     });
@@ -172,7 +197,7 @@ export class VhciLink {
   #scheduleFlush(): void {
     if (this.#flushScheduled) return;
     this.#flushScheduled = true;
-    process.nextTick(() => this.#flush());
+    process.nextTick(this.#flushLater);
   }
 
   #flush(): void {
@@ -200,12 +225,8 @@ export class VhciLink {
   #scheduleLook(): void {
     if (this.#lookScheduled) return;
     this.#lookScheduled = true;
-    const look = () => {
-      this.#lookScheduled = false;
-      this.#look();
-    };
-    if (this.#looks++ < EAGER_LOOKS) setImmediate(look);
-    else setTimeout(look, 1);
+    if (this.#looks++ < EAGER_LOOKS) setImmediate(this.#lookLater);
+    else setTimeout(this.#lookLater, 1);
   }
 
   #look(): void {

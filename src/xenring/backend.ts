@@ -7,6 +7,7 @@
  */
 import { basename, dirname } from 'node:path';
 import { type Clock, systemClock } from '../core/clock.ts';
+import { logBug } from '../core/containment.ts';
 import type { SessionLimits } from '../core/limits.ts';
 import type { Registry } from '../core/registry.ts';
 import { RingConnection } from './connection.ts';
@@ -18,6 +19,7 @@ import { RingError } from './ring-error.ts';
 import { numberOf } from './store-number.ts';
 import { PORTS_MAX } from './usbif.ts';
 import { backAction, XENBUS_STATE, type XenbusState, xenbusStateOf } from './xenbus-state.ts';
+import { StoreError } from './xenstore-wire.ts';
 
 export interface BackendOptions {
   readonly platform: Platform;
@@ -239,16 +241,19 @@ export class Backend {
     await connection?.end(how);
   }
 
-  /** The front end's fault, or the store's: this connection ends. */
+  /** The front end's fault, the store's, or a bug: this connection ends. */
   async #failed(error: unknown): Promise<void> {
-    if (!(error instanceof RingError) && !(error instanceof PlatformError)) {
-      this.#options.log.warn(`${this.#path}: ${error}`);
-    } else {
+    const { log } = this.#options;
+    if (error instanceof RingError || isOutside(error)) {
       const code = error instanceof RingError ? ` (${error.code})` : '';
-      this.#options.log.warn(`${this.#path}: connection closed: ${error.message}${code}`);
-    }
+      log.warn(`${this.#path}: connection closed: ${error.message}${code}`);
+    } else logBug(log, error, `${this.#path}: connection closed by a bug`);
     try {
       await this.#release('at-once');
+    } catch (second) {
+      logBug(log, second, `${this.#path}: cannot let go of a connection`);
+    }
+    try {
       const own = xenbusStateOf(await this.#get(`${this.#path}/state`));
       if (own !== undefined) await this.#setState('closing', own);
     } catch {
@@ -271,4 +276,9 @@ export class Backend {
       await store.write(`${this.#path}/${name}`, value);
     });
   }
+}
+
+/** The platform or the store does not do what is asked: no bug of this process. */
+export function isOutside(error: unknown): error is PlatformError | StoreError {
+  return error instanceof PlatformError || error instanceof StoreError;
 }

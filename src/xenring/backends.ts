@@ -1,5 +1,6 @@
 /** All controllers of all guests that this domain is to serve: `backend/vusb` in the store. */
-import { Backend, type BackendOptions } from './backend.ts';
+import { logBug } from '../core/containment.ts';
+import { Backend, type BackendOptions, isOutside } from './backend.ts';
 import { Looks } from './looks.ts';
 import type { StoreWatch } from './platform.ts';
 import { PortMemory } from './port-memory.ts';
@@ -54,7 +55,9 @@ export class Backends {
     try {
       await this.#compare(await this.#paths());
     } catch (error) {
-      this.#options.log.warn(`Cannot look for controllers in ${this.#root}: ${error}`);
+      const what = `Cannot look for controllers in ${this.#root}`;
+      if (isOutside(error)) this.#options.log.warn(`${what}: ${error}`);
+      else logBug(this.#options.log, error, what);
     }
   }
 

@@ -6,6 +6,7 @@
  * the look for a fence. Before it sleeps it may stay awake for a while (spinner.ts).
  */
 import type { Clock } from '../core/clock.ts';
+import { Containment } from '../core/containment.ts';
 import type { SessionLimits } from '../core/limits.ts';
 import type { Registry } from '../core/registry.ts';
 import { Controller, type Next } from './controller.ts';
@@ -32,7 +33,7 @@ export interface ConnectionOptions {
   readonly connRing: number;
   readonly eventChannel: number;
   readonly stallProtocol: boolean;
-  /** The front end's fault; not from inside a call of this. End the connection. */
+  /** The front end's fault, or a bug; not from inside a call of this. End the connection. */
   readonly onFault: (error: unknown) => void;
 }
 
@@ -44,6 +45,13 @@ export class RingConnection {
   readonly #controller: Controller;
   readonly #keepers: PortKeeper[] = [];
   readonly #spinner: Spinner;
+  /** All that comes from the channel, timers, the registry and devices runs in here. */
+  readonly #containment = new Containment((error) => this.#faulty(error));
+  readonly #workNow = this.#containment.guard(() => this.#work());
+  readonly #workLater = this.#containment.guard(() => {
+    this.#workScheduled = false;
+    this.#work();
+  });
   #workScheduled = false;
   #cancelLook: () => void = () => {};
   /** Looks for a fence in a row. */
@@ -71,10 +79,10 @@ export class RingConnection {
     this.#spinner = new Spinner({
       waiting: () => controller.waiting,
       expecting: () => true,
-      work: () => this.#work(),
+      work: this.#workNow,
     });
     this.#makeKeepers();
-    channel.onEvent = () => this.#work();
+    channel.onEvent = this.#workNow;
     this.#scheduleWork(); // what was there before the channel was
   }
 
@@ -87,20 +95,29 @@ export class RingConnection {
 
   /** A port, from 1 on, is to have this device; none if empty. */
   want(port: number, busId: string): void {
-    this.#keepers[port - 1]?.want(busId);
+    this.#containment.run(() => this.#keepers[port - 1]?.want(busId), undefined);
   }
 
   /** Something has changed that may let wanted devices in. */
   tryPlug(): void {
-    for (const keeper of this.#keepers) keeper.tryPlug();
+    for (const keeper of this.#keepers) {
+      this.#containment.run((one) => one.tryPlug(), keeper);
+    }
   }
 
   /** Resolves when everything is let go of. In an orderly end the front end gets its answers. */
   async end(how: 'orderly' | 'at-once'): Promise<void> {
     if (how === 'at-once') this.#letGo();
     await Promise.all(this.#keepers.map((keeper) => keeper.end()));
-    this.#work();
+    this.#workNow();
     this.#letGo();
+  }
+
+  /** A bug: the rings are left as they are. */
+  #faulty(error: unknown): void {
+    const { onFault } = this.#options;
+    this.#controller.end();
+    setImmediate(() => this.#ended || onFault(error));
   }
 
   #map(reference: number): Buffer {
@@ -125,7 +142,7 @@ export class RingConnection {
   }
 
   #makeController(urbPage: Buffer, connPage: Buffer, channel: EventChannel): Controller {
-    const { platform, domain, ports, stallProtocol, limits, onFault } = this.#options;
+    const { platform, domain, ports, stallProtocol, limits } = this.#options;
     return new Controller(urbPage, connPage, {
       ports,
       stallProtocol,
@@ -136,7 +153,7 @@ export class RingConnection {
       },
       notify: () => channel.notify(),
       onAnswered: () => this.#scheduleWork(),
-      onFault: (error) => setImmediate(() => this.#ended || onFault(error)),
+      onFault: (error) => this.#containment.bug(error),
     });
   }
 
@@ -145,8 +162,8 @@ export class RingConnection {
     const controller = this.#controller;
     const onChange = () => this.#scheduleWork();
     for (let number = 1; number <= this.portCount; number++) {
-      const options = { number, controller, registry, peer, usbVersion, clock, log, onChange };
-      this.#keepers.push(new PortKeeper(options));
+      const options = { number, controller, registry, peer, usbVersion, clock, log };
+      this.#keepers.push(new PortKeeper({ ...options, containment: this.#containment, onChange }));
     }
   }
 
@@ -154,10 +171,7 @@ export class RingConnection {
   #scheduleWork(): void {
     if (this.#workScheduled) return;
     this.#workScheduled = true;
-    process.nextTick(() => {
-      this.#workScheduled = false;
-      this.#work();
-    });
+    process.nextTick(this.#workLater);
   }
 
   #work(): void {
@@ -172,11 +186,11 @@ export class RingConnection {
   #arrange(next: Next): void {
     if (next !== 'fence') this.#looks = 0;
     if (next === 'again') {
-      const immediate = setImmediate(() => this.#work());
+      const immediate = setImmediate(this.#workNow);
       this.#cancelLook = () => clearImmediate(immediate);
     } else if (next === 'fence') {
       const wait = FENCE_MILLISECONDS[Math.min(this.#looks++, FENCE_MILLISECONDS.length - 1)] ?? 0;
-      this.#cancelLook = this.#options.clock.after(wait, () => this.#work());
+      this.#cancelLook = this.#options.clock.after(wait, this.#workNow);
     }
   }
 }

@@ -41,8 +41,11 @@ export interface ControllerOptions {
   readonly notify: () => void;
   /** A URB was answered outside `work`: `work` is due, at the end of this turn. */
   readonly onAnswered: () => void;
-  /** The front end broke the protocol. Called once, from anywhere: end the connection later. */
-  readonly onFault: (error: RingError | PlatformError) => void;
+  /**
+   * The front end broke the protocol (`RingError`), the platform failed (`PlatformError`), or there is a bug.
+   * Called once, from anywhere: end the connection later.
+   */
+  readonly onFault: (error: unknown) => void;
 }
 
 /**
@@ -92,11 +95,15 @@ export class Controller {
     return this.#entries.outstandingCount;
   }
 
-  /** What a session at a port calls. */
-  client(onRemoved: () => void): SessionClient & { session: DeviceSession | null } {
+  /** What a session at a port calls. `onFailed`: see `SessionClient.failed`. */
+  client(
+    onRemoved: () => void,
+    onFailed?: (error: unknown) => void,
+  ): SessionClient & { session: DeviceSession | null } {
     const controller = this;
     return {
       session: null,
+      ...(onFailed && { failed: onFailed }),
       // The hypervisor copies from pages that the kernel can pin; a host controller's are not.
       borrows: false,
       gaveBack: (urb) => controller.#gaveBack(urb),
@@ -270,9 +277,9 @@ export class Controller {
   }
 
   #fault(error: unknown): void {
-    if (!(error instanceof RingError) && !(error instanceof PlatformError)) throw error;
     if (this.#broken) return;
-    this.#publish(); // what was right before
+    const isExpected = error instanceof RingError || error instanceof PlatformError;
+    if (isExpected) this.#publish(); // what was right before
     this.#broken = true;
     this.#options.onFault(error);
   }

@@ -3,13 +3,13 @@
  * as long as that is possible: exported, held by no other client, and of a speed that a ring has.
  */
 import type { Clock } from '../core/clock.ts';
-import type { Claim, Registry } from '../core/registry.ts';
+import { type BugLog, type Containment, logBug } from '../core/containment.ts';
+import type { Claim, Export, Registry } from '../core/registry.ts';
 import type { Controller } from './controller.ts';
 import { type PortSpeed, ringSpeed } from './usbif.ts';
 
-export interface RingLog {
+export interface RingLog extends BugLog {
   info(message: string): void;
-  warn(message: string): void;
 }
 
 export interface PortOptions {
@@ -22,6 +22,8 @@ export interface PortOptions {
   readonly usbVersion: number;
   readonly clock: Clock;
   readonly log: RingLog;
+  /** Of the connection. */
+  readonly containment: Containment;
   /** `controller.work` is due. */
   readonly onChange: () => void;
 }
@@ -33,6 +35,8 @@ export class PortKeeper {
   /** Resolves when the device that was here is free. */
   #leaving: Promise<void> | null = null;
   #ended = false;
+  /** A device whose session has failed here: a guest would bring about the same bug again at once. */
+  #failedExport: Export | null = null;
   /** Why the wanted device is not here, as the log knows it. */
   #reason = '';
 
@@ -50,6 +54,7 @@ export class PortKeeper {
     if (busId === this.#wanted) return;
     this.#wanted = busId;
     this.#reason = '';
+    this.#failedExport = null;
     if (this.#claim !== null) this.#unplug();
     this.tryPlug();
   }
@@ -76,11 +81,17 @@ export class PortKeeper {
     const { registry, controller, number, peer, clock } = this.#options;
     const found = registry.get(busId);
     if (found === undefined) return 'it is not exported';
+    if (found === this.#failedExport) {
+      return 'a bug has ended its use here, wanted it detached and attached again';
+    }
     const { speed: deviceSpeed } = found.info;
     const speed = ringSpeed(deviceSpeed);
     const refused = this.#speedRefusal(deviceSpeed, speed);
     if (refused !== '') return refused;
-    const client = controller.client(() => this.#removed());
+    const client = controller.client(
+      () => this.#removed(),
+      (error) => this.#failed(error),
+    );
     let claim: Claim | 'unknown' | 'busy';
     try {
       claim = registry.claim(busId, peer, client, { recovery: controller.recovery, clock });
@@ -108,7 +119,7 @@ export class PortKeeper {
   }
 
   #unplug(): void {
-    const { controller, number, onChange } = this.#options;
+    const { controller, number, onChange, containment } = this.#options;
     const claim = this.#claim;
     if (claim === null) return;
     this.#claim = null;
@@ -123,11 +134,21 @@ export class PortKeeper {
       this.#say('warn', `cannot release ${claim.export.busId}: ${error}`);
       freed();
     });
+    containment.watch(this.#leaving);
   }
 
   /** The device has gone by itself; it is plugged in again when it comes back. */
   #removed(): void {
     this.#reason = '';
+    this.#unplug();
+  }
+
+  /** A bug of the device's or its session's: this port alone is let go of. */
+  #failed(error: unknown): void {
+    const { log, peer, number } = this.#options;
+    const failed = this.#claim?.export ?? null;
+    logBug(log, error, `${peer}: port ${number}: ${failed?.busId} unplugged by a bug`);
+    this.#failedExport = failed;
     this.#unplug();
   }
 

@@ -200,7 +200,7 @@ describe('a device behind a ring, relayed to vhci', function () {
 
   async function attached(ring: RingDevice, vhci: FakeVhci) {
     const source = new RingSource(ring, 0, threads);
-    const link = await source.attach(vhci, undefined);
+    const link = await source.attach(vhci);
     const kernel = vhci.attached.get(link.port) as FakeKernel;
     const submit = (fields: Parameters<typeof kernel.wire.submit>[0]) => {
       const seqnum = kernel.wire.nextSeqnum();

@@ -104,6 +104,7 @@ export class Rig<S> {
         resolve(urb);
       },
       removed: () => {},
+      failed: (error) => assert.fail(`failed: ${error}`),
     });
   }
 

@@ -51,6 +51,7 @@ export class SlowDevice implements UsbDevice {
     this.#device.open({
       completed: (urb) => this.#ended(urb),
       removed: () => host.removed(),
+      failed: (error) => host.failed(error),
     });
   }
 

@@ -121,6 +121,7 @@ describe('device of another server', () => {
     const remote = client;
     await first.close();
     await remote.closed;
-    assert.throws(() => device.open({ completed: () => {}, removed: () => {} }), /server has gone/);
+    const host = { completed: () => {}, removed: () => {}, failed: () => {} };
+    assert.throws(() => device.open(host), /server has gone/);
   });
 });

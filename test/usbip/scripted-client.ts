@@ -1,5 +1,6 @@
 /** A USB/IP client that a test leads by the hand, over octets or over a `Connection`. */
 import { strict as assert } from 'node:assert';
+import { Containment } from '../../src/core/containment.ts';
 import { DEFAULT_LIMITS, type SessionLimits } from '../../src/core/limits.ts';
 import { Registry } from '../../src/core/registry.ts';
 import { BufferPool } from '../../src/usbip/buffer-pool.ts';
@@ -206,6 +207,10 @@ export class ScriptedClient {
       pool: new BufferPool(),
       network: { unsentOctets: () => this.unsentOctets, ackedOctets: () => undefined },
       session: { clock: this.clock },
+      // A bug is to fail the test, wherever it comes up.
+      containment: new Containment((error) => {
+        throw error;
+      }),
       onOutput: () => this.announced++,
       onEvent: (event) => this.events.push(event),
     });

@@ -86,6 +86,10 @@ export class UsbipdWin implements DeviceHost {
 
   removed(): void {}
 
+  failed(error: unknown): void {
+    throw error;
+  }
+
   completed(urb: Urb): void {
     const pipe = [...this.#pipes.values()].find(({ running }) => running?.urb === urb);
     if (pipe?.running == null) return; // aborted

@@ -25,7 +25,7 @@ class Hands {
       guest: { copyFrom: () => {}, copyTo: () => {} },
       notify: () => this.notifyCount++,
       onAnswered: () => {},
-      onFault: (error) => assert.fail(error),
+      onFault: (error) => assert.fail(`${error}`),
     });
     const client = this.controller.client(() => {});
     this.session = new DeviceSession(this.device, client, { recovery: this.controller.recovery });

@@ -26,7 +26,15 @@ export class TransferQueues {
   /** `device` is opened here. */
   constructor(device: UsbDevice) {
     this.#device = device;
-    device.open({ completed: (urb) => this.#completed(urb), removed: () => {} });
+    device.open({
+      completed: (urb) => this.#completed(urb),
+      removed: () => {},
+      failed: (error) => this.#failed(error),
+    });
+  }
+
+  #failed(error: unknown): never {
+    throw error;
   }
 
   /** Queues a transfer, for `go`. `answer` is called once, also if it is cancelled. */

@@ -417,6 +417,9 @@ describe('VirtualDevice', () => {
           if (broken) throw new Error('a bug of the session');
         },
         removed: () => {},
+        failed: (error) => {
+          throw error;
+        },
       });
       const setup = { requestType: 0, request: 9, value: 1, index: 0, length: 0 };
       const endpoint = device.endpoint(0);
@@ -601,6 +604,7 @@ describe('VirtualDevice', () => {
         removed: () => {
           for (const urb of at) device.unlink(urb);
         },
+        failed: (error) => assert.fail(`failed: ${error}`),
       });
       const setup = { requestType: 0, request: 9, value: 1, index: 0, length: 0 };
       const find = (address: number) => device.endpoint(address) ?? assert.fail();

@@ -52,6 +52,7 @@ class Client {
     this.device.open({
       completed: (urb) => this.#ended.get(urb)?.(urb),
       removed: () => assert.fail('removed'),
+      failed: (error) => assert.fail(`failed: ${error}`),
     });
     assert.equal((await this.control(SET_CONFIGURATION)).status, 'ok');
   }
