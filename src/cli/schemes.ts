@@ -125,6 +125,7 @@ async function openUsb(spec: ExportSpec, context: OpenContext): Promise<Source> 
     onAdded: (device: UsbDevice, busId: string) => context.onAdded({ device, busId }),
     onGone: context.onGone,
     onRefused: context.onRefused,
+    onBug: context.onFault,
   };
   const source =
     backend === 'usbfs'
@@ -157,7 +158,8 @@ async function openRemoteSpec(spec: ExportSpec, context: OpenContext): Promise<S
   const wait = readOptions(spec, REMOTE_OPTIONS, context.folder).wait === true;
   const address = parseAddress(`export ${spec.text} from`, server, 1);
   const source = new RemoteSource({
-    open: async () => await openRemote(address, await busIdOf(address, which)),
+    open: async () =>
+      await openRemote(address, await busIdOf(address, which), { onBug: context.onFault }),
     wait,
     clock: systemClock,
     onAdded: (device) => context.onAdded({ device }),

@@ -10,6 +10,8 @@
  *
  * The expected failures (errors.ts) are caught where they are expected, before they get here.
  */
+import type { Clock } from './clock.ts';
+
 export class Containment {
   readonly #onBug: (error: unknown) => void;
   #isBroken = false;
@@ -36,6 +38,14 @@ export class Containment {
   /** The same as a function, for a timer or an event. */
   guard(work: () => void): () => void {
     return () => this.run(work, undefined);
+  }
+
+  /** The same clock; what it calls runs in here. */
+  clock(clock: Clock): Clock {
+    return {
+      now: () => clock.now(),
+      after: (milliseconds, call) => clock.after(milliseconds, this.guard(call)),
+    };
   }
 
   /** For a promise that nobody waits for. */

@@ -100,11 +100,7 @@ export class DeviceSession implements DeviceHost {
     this.device = device;
     this.#client = client;
     const { recovery = timedRecovery() } = options;
-    const clock = options.clock ?? systemClock;
-    this.#clock = runningTime({
-      now: () => clock.now(),
-      after: (milliseconds, call) => clock.after(milliseconds, this.#containment.guard(call)),
-    });
+    this.#clock = runningTime(this.#containment.clock(options.clock ?? systemClock));
     const onDeadline = (slot: EndpointSlot) => this.#elapsed(slot);
     const hasReport = (mark: number) => client.evidence?.(mark) !== 'sent-before-report';
     this.#slotOptions = { device, recovery, clock: this.#clock, hasReport, onDeadline };

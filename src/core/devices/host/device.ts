@@ -31,6 +31,8 @@ export interface OpenHostOptions {
   readonly force: boolean;
   /** The device has been unplugged; every URB is back. Called once. */
   readonly onGone: () => void;
+  /** A bug has come up while no session had the device. Default: its error goes where exceptions go. */
+  readonly onBug?: (error: unknown) => void;
 }
 
 /** One way to the devices of this machine. */

@@ -36,6 +36,8 @@ export interface SourceOptions {
   /** A device has gone. */
   readonly onGone: (device: UsbDevice) => void;
   readonly onRefused: (reason: string) => void;
+  /** See `OpenHostOptions`. */
+  readonly onBug?: (error: unknown) => void;
 }
 
 export interface Found {
@@ -149,12 +151,12 @@ export class HostDeviceSource<Plugged extends PluggedDevice, Host extends HostDe
   }
 
   async #open(one: Host): Promise<UsbDevice> {
-    const { force, onGone } = this.#options;
+    const { force, onGone, onBug } = this.#options;
     const gone = () => {
       this.#tries.delete(one.appearance); // some systems give it the same name again
       onGone(device);
     };
-    const options = { force, onGone: gone };
+    const options = { force, onGone: gone, ...(onBug && { onBug }) };
     const device: UsbDevice = await this.#backend.open(one, options);
     return device;
   }

@@ -109,6 +109,7 @@ class KernelFile implements UsbfsFile {
   }
 
   watch(ready: (last: boolean) => void): void {
+    this.unwatch(); // one that nobody closes would watch the number of a file that is closed
     // The file of a device that has gone says POLLERR, and uv_poll stops at that. koffi gives the
     // status of uv_poll first, which its declarations do not have.
     const onPoll = (...[status]: unknown[]) => ready(status !== 0);

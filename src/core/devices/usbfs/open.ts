@@ -46,7 +46,7 @@ async function openHostDevice(
   try {
     // Without a driver it may have been left in the middle of something, by a gateway that was killed.
     const isStray = driversOf(device.folder, device.busId).length === 0;
-    return await UsbfsDevice.take(openFile(device), { ...device, isStray, onGone: options.onGone });
+    return await UsbfsDevice.take(openFile(device), { ...device, ...options, isStray });
   } catch (error) {
     if (error instanceof RangeError) throw refuse(error.message);
     if (!(error instanceof ClaimError)) throw error;

@@ -27,7 +27,7 @@ import { REQUEST } from '../../descriptors.ts';
 import type { DeviceHost, DeviceInfo, EndpointInfo, Speed, UsbDevice } from '../../device.ts';
 import type { Room, Urb, UrbStatus } from '../../urb.ts';
 import { ActiveConfiguration } from '../host/configuration.ts';
-import { refusalOf } from './abi.ts';
+import { ERRNO, refusalOf } from './abi.ts';
 import { ARGUMENT_OCTETS, Interfaces } from './interfaces.ts';
 import type { Memory, UsbfsFile } from './kernel.ts';
 import { Transfers } from './transfers.ts';
@@ -42,6 +42,8 @@ export interface UsbfsDeviceOptions {
   readonly isStray: boolean;
   /** The device has been unplugged, or the machine has slept; every URB is back. Called once. */
   readonly onGone: () => void;
+  /** A bug has come up while no session had the device. Default: its error goes where exceptions go. */
+  readonly onBug?: (error: unknown) => void;
 }
 
 /** The kernel could not give us the device. */
@@ -64,13 +66,15 @@ export class UsbfsDevice implements UsbDevice {
   readonly queueModel = 'host-controller';
   readonly #file: UsbfsFile;
   readonly #onGone: () => void;
+  readonly #onBug: ((error: unknown) => void) | undefined;
   readonly #configuration: ActiveConfiguration;
   readonly #table: Memory;
   readonly #transfers: Transfers;
   readonly #interfaces: Interfaces;
   #host: DeviceHost | null = null;
-  /** The kernel has locked the device; what came meanwhile. */
-  #locked = false;
+  /** Calls for which the kernel locks the device, done one after the other; what came meanwhile. */
+  #lockCount = 0;
+  #lastLock: Promise<number> = Promise.resolve(0);
   readonly #submitLater: Urb[] = [];
   readonly #unlinkLater: Urb[] = [];
   /** Nobody can have it from us any more. */
@@ -109,6 +113,7 @@ export class UsbfsDevice implements UsbDevice {
     const { speed, configurationValue, label } = options;
     this.#file = file;
     this.#onGone = options.onGone;
+    this.#onBug = options.onBug;
     this.#configuration = new ActiveConfiguration(
       file.descriptors,
       speed,
@@ -154,10 +159,10 @@ export class UsbfsDevice implements UsbDevice {
 
   submit(urb: Urb): void {
     if (this.#gone || this.#transfers.isLost) this.#answer(urb, 'shutdown');
-    else if (this.#locked) this.#submitLater.push(urb);
+    else if (this.#isLocked) this.#submitLater.push(urb);
     else if (urb.setup === null || !this.#intercept(urb)) {
       this.#transfers.submit(urb);
-      if (this.#transfers.isLost) queueMicrotask(() => this.#reap(false));
+      if (this.#transfers.isLost) queueMicrotask(() => this.#contained(() => this.#reap(false)));
     }
   }
 
@@ -166,7 +171,7 @@ export class UsbfsDevice implements UsbDevice {
     if (place >= 0) {
       this.#submitLater.splice(place, 1);
       this.#answer(urb, 'unlinked');
-    } else if (this.#locked) this.#unlinkLater.push(urb);
+    } else if (this.#isLocked) this.#unlinkLater.push(urb);
     else this.#transfers.unlink(urb);
   }
 
@@ -182,6 +187,7 @@ export class UsbfsDevice implements UsbDevice {
 
   async dispose(): Promise<void> {
     if (this.#disposed) return;
+    await this.#lastLock;
     this.#file.unwatch();
     if (this.#isPlugged) await this.#interfaces.giveBack();
     this.#closeFile();
@@ -206,26 +212,59 @@ export class UsbfsDevice implements UsbDevice {
     if (effect.type === 'none') return false;
     // An endpoint that no setting has is the device's to refuse; so is endpoint 0.
     if (effect.type === 'clear-halt' && !this.#configuration.knows(effect.address)) return false;
-    this.#whileLocked(() => this.#interfaces.apply(effect)).then((answer) => {
+    void this.#whileLocked(() => this.#interfaces.apply(effect)).then((answer) => {
       this.#answer(urb, answer < 0 ? refusalOf(-answer) : 'ok');
     });
     return true;
   }
 
-  async #whileLocked(call: () => Promise<number>): Promise<number> {
-    this.#locked = true;
-    this.#file.unwatch();
-    const answer = await call();
-    this.#locked = false;
-    for (const one of this.#unlinkLater.splice(0)) this.#transfers.unlink(one);
-    for (const one of this.#submitLater.splice(0)) this.submit(one);
-    this.#watch();
-    if (this.#transfers.isLost) this.#reap(false);
+  get #isLocked(): boolean {
+    return this.#lockCount > 0;
+  }
+
+  /** Never rejects. */
+  #whileLocked(call: () => Promise<number>): Promise<number> {
+    const isFirst = this.#lockCount++ === 0;
+    if (isFirst) this.#file.unwatch();
+    const before = this.#lastLock;
+    this.#lastLock = this.#locked(isFirst ? call : () => before.then(call));
+    return this.#lastLock;
+  }
+
+  async #locked(call: () => Promise<number>): Promise<number> {
+    const answer = await call().catch((error) => {
+      this.#bug(error);
+      return -ERRNO.ENODEV;
+    });
+    if (--this.#lockCount === 0) this.#contained(() => this.#unlocked());
     return answer;
   }
 
+  #unlocked(): void {
+    for (const one of this.#unlinkLater.splice(0)) this.#transfers.unlink(one);
+    for (const one of this.#submitLater.splice(0)) this.submit(one);
+    if (this.#isLocked || this.#disposed) return; // by one of those
+    this.#watch();
+    if (this.#transfers.isLost) this.#reap(false);
+  }
+
   #watch(): void {
-    this.#file.watch((last) => this.#reap(last));
+    this.#file.watch((last) => this.#contained(() => this.#reap(last)));
+  }
+
+  /** For what nobody waits for. */
+  #contained(work: () => void): void {
+    try {
+      work();
+    } catch (error) {
+      this.#bug(error);
+    }
+  }
+
+  #bug(error: unknown): void {
+    if (this.#host !== null) this.#host.failed(error);
+    else if (this.#onBug !== undefined) this.#onBug(error);
+    else throw error;
   }
 
   #answer(urb: Urb, status: UrbStatus): void {
@@ -237,7 +276,7 @@ export class UsbfsDevice implements UsbDevice {
 
   /** What the kernel has taken back is as good as unplugged: whoever has it is to begin anew. */
   #reap(last: boolean): void {
-    if (this.#gone || this.#disposed || this.#locked) return;
+    if (this.#gone || this.#disposed || this.#isLocked) return;
     const isThere = this.#transfers.reap(last);
     if (isThere && (!this.#transfers.isLost || this.#transfers.unlinkAll())) return;
     this.#gone = true;

@@ -138,12 +138,22 @@ export class VirtualDevice<S> implements UsbDevice {
     this.#woken |= 1 << slot;
     if (this.#serving) return;
     this.#serving = true;
-    while (this.#woken !== 0) {
-      const next = 31 - Math.clz32(this.#woken & -this.#woken);
-      this.#woken &= ~(1 << next);
-      this.#serve(next);
+    try {
+      while (this.#woken !== 0) {
+        const next = 31 - Math.clz32(this.#woken & -this.#woken);
+        this.#woken &= ~(1 << next);
+        this.#serve(next);
+      }
+    } catch (error) {
+      this.#bug(error); // who wakes may be a timer of the definition's, where nobody catches
+    } finally {
+      this.#serving = false;
     }
-    this.#serving = false;
+  }
+
+  #bug(error: unknown): void {
+    if (this.#host !== null) this.#host.failed(error);
+    else this.#onFault(error);
   }
 
   #serve(slot: number): void {
@@ -195,7 +205,11 @@ export class VirtualDevice<S> implements UsbDevice {
     run.cancelTimer = this.#clock.after(Math.max(0, end - now), () => {
       run.cancelTimer = null;
       run.urb = null;
-      this.#moveIsochronous(run, urb);
+      try {
+        this.#moveIsochronous(run, urb);
+      } catch (error) {
+        this.#bug(error);
+      }
     });
   }
 

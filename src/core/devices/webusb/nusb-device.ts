@@ -30,6 +30,8 @@ export interface NusbDeviceOptions {
   readonly isStray: boolean;
   /** The device has been unplugged; every URB is back. Called once. */
   readonly onGone: () => void;
+  /** A bug has come up while no session had the device. Default: its error goes where exceptions go. */
+  readonly onBug?: (error: unknown) => void;
   /** Nothing is done with the device any more. */
   readonly onDisposed: () => void;
 }
@@ -93,9 +95,10 @@ export class NusbDevice implements UsbDevice {
     this.#device = device;
     this.#configuration = configuration;
     this.#claims = claims;
-    this.#pipes = new Pipes(device, claims, (urb, status, dataIn, actual) =>
-      this.#answer(urb, status, dataIn, actual),
-    );
+    this.#pipes = new Pipes(device, claims, {
+      completed: (urb, status, dataIn, actual) => this.#answer(urb, status, dataIn, actual),
+      onBug: (error) => this.#bug(error),
+    });
     this.#options = options;
   }
 
@@ -116,7 +119,7 @@ export class NusbDevice implements UsbDevice {
   submit(urb: Urb): void {
     this.#urbs.add(urb);
     if (this.#gone) this.#answer(urb, 'shutdown');
-    else if (urb.setup !== null) void this.#inTurn(() => this.#control(urb));
+    else if (urb.setup !== null) this.#watched(this.#inTurn(() => this.#control(urb)));
     else if (urb.packets !== null) this.#refuseIsochronous(urb);
     else this.#pipes.submit(urb);
   }
@@ -130,7 +133,7 @@ export class NusbDevice implements UsbDevice {
     // What is submitted from here on is for the device after the reset.
     const resume = this.#pipes.pause();
     const before = this.#pipes.urbs();
-    void this.#inTurn(() => this.#anew(before)).then(resume);
+    this.#watched(this.#inTurn(() => this.#anew(before)).finally(resume));
   }
 
   /** As the kernel's own server does: the next client finds a device after a reset. */
@@ -165,6 +168,17 @@ export class NusbDevice implements UsbDevice {
     for (const urb of [...this.#urbs]) this.#answer(urb, 'shutdown');
     this.#host?.removed();
     this.#options.onGone();
+  }
+
+  /** For what nobody waits for. */
+  #watched(work: Promise<void>): void {
+    work.catch((error) => this.#bug(error));
+  }
+
+  #bug(error: unknown): void {
+    if (this.#host !== null) this.#host.failed(error);
+    else if (this.#options.onBug !== undefined) this.#options.onBug(error);
+    else throw error;
   }
 
   #inTurn(work: () => Promise<void>): Promise<void> {

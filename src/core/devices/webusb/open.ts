@@ -74,7 +74,7 @@ export class WebUsbBackend implements HostBackend<PackageListing, PackageHostDev
         abilities: abilitiesOf(this.#platform),
         // Without a driver it may have been left in the middle of something, by a gateway that was killed.
         isStray: drivers?.length === 0,
-        onGone: options.onGone,
+        ...options,
         onDisposed: () => unwatch(),
       });
       unwatch = this.#presence.watch(appearance, taken);

@@ -44,13 +44,17 @@ interface Outcome {
   readonly data: Buffer;
 }
 
-/** A URB has ended: `actual` octets have moved, and for IN are in `dataIn`. */
-export type Completed = (urb: Urb, status: UrbStatus, dataIn: Buffer, actual: number) => void;
+export interface PipeHost {
+  /** A URB has ended: `actual` octets have moved, and for IN are in `dataIn`. */
+  completed(urb: Urb, status: UrbStatus, dataIn: Buffer, actual: number): void;
+  /** An exception that nobody expects, from inside a promise. */
+  onBug(error: unknown): void;
+}
 
 export class Pipe {
   readonly endpoint: EndpointInfo;
   readonly #device: PackageDevice;
-  readonly #completed: Completed;
+  readonly #host: PipeHost;
   #work: Work | null = null;
   /** Resolves when the piece that is out is done, and worked up. */
   #piece: Promise<void> | null = null;
@@ -60,10 +64,10 @@ export class Pipe {
   #pauses = 0;
   #aborting = false;
 
-  constructor(endpoint: EndpointInfo, device: PackageDevice, completed: Completed) {
+  constructor(endpoint: EndpointInfo, device: PackageDevice, host: PipeHost) {
     this.endpoint = endpoint;
     this.#device = device;
-    this.#completed = completed;
+    this.#host = host;
   }
 
   /** A transfer of the package is outstanding. */
@@ -147,12 +151,16 @@ export class Pipe {
     const whole = urb.in ? Math.max(1, Math.ceil(left / packet)) * packet : left;
     const octets = Math.min(room, whole);
     this.#pieceIsOnePacket = octets <= packet;
-    this.#piece = this.#carry(urb, done, octets).then((outcome) => {
-      this.#piece = null;
-      const aborted = this.#aborting && outcome.ending === 'shutdown';
-      this.#aborting = false;
-      this.#ended(aborted ? { ...outcome, ending: 'cancelled' } : outcome);
-    });
+    this.#piece = this.#carry(urb, done, octets)
+      .then((outcome) => this.#carried(outcome))
+      .catch((error) => this.#host.onBug(error));
+  }
+
+  #carried(outcome: Outcome): void {
+    this.#piece = null;
+    const aborted = this.#aborting && outcome.ending === 'shutdown';
+    this.#aborting = false;
+    this.#ended(aborted ? { ...outcome, ending: 'cancelled' } : outcome);
   }
 
   async #carry(urb: Urb, done: number, octets: number): Promise<Outcome> {
@@ -212,7 +220,7 @@ export class Pipe {
     const { urb, parts } = work;
     const read = parts.length === 1 ? (parts[0] ?? NO_OCTETS) : Buffer.concat(parts);
     const actual = Math.min(work.done, urb.octets);
-    this.#completed(urb, status, read.subarray(0, actual), actual);
+    this.#host.completed(urb, status, read.subarray(0, actual), actual);
   }
 }
 

@@ -6,7 +6,7 @@ import type { EndpointInfo } from '../../device.ts';
 import type { Urb } from '../../urb.ts';
 import type { Claims } from './claims.ts';
 import type { PackageDevice } from './package.ts';
-import { type Completed, Pipe } from './pipe.ts';
+import { Pipe, type PipeHost } from './pipe.ts';
 
 /** The endpoints that something changes: those of one interface, or all, claims and all. */
 export type Changed = number | 'all';
@@ -14,16 +14,16 @@ export type Changed = number | 'all';
 export class Pipes {
   readonly #device: PackageDevice;
   readonly #claims: Claims;
-  readonly #completed: Completed;
+  readonly #host: PipeHost;
   readonly #pipes = new Map<number, Pipe>();
   /** How often all are paused. */
   #pauses = 0;
   #gone = false;
 
-  constructor(device: PackageDevice, claims: Claims, completed: Completed) {
+  constructor(device: PackageDevice, claims: Claims, host: PipeHost) {
     this.#device = device;
     this.#claims = claims;
-    this.#completed = completed;
+    this.#host = host;
   }
 
   submit(urb: Urb): void {
@@ -126,7 +126,7 @@ export class Pipes {
     const known = this.#pipes.get(endpoint.address);
     // Another setting may have another endpoint there; what was out at the old one is back.
     if (known?.endpoint === endpoint) return known;
-    const fresh = new Pipe(endpoint, this.#device, this.#completed);
+    const fresh = new Pipe(endpoint, this.#device, this.#host);
     for (let count = 0; count < this.#pauses; count++) fresh.pause();
     this.#pipes.set(endpoint.address, fresh);
     return fresh;

@@ -70,10 +70,13 @@ export class FakeUsbfs implements UsbfsFile {
   refuseNext = 0;
   /** How often it was asked for something to reap. */
   reapCount = 0;
+  /** Runs inside of that. */
+  onReap: () => void = () => {};
   closed = false;
   /** What slow calls wait for; the device is locked meanwhile. */
   gate: Promise<void> = Promise.resolve();
   #locked = false;
+  #watched = false;
   #gone = false;
   #nextAddress = 0x7f00_1000_0000;
   readonly #completed: Pending[] = [];
@@ -105,6 +108,7 @@ export class FakeUsbfs implements UsbfsFile {
           ? name
           : `${name} ${first}${name === 'setInterface' ? ` ${second}` : ''}`;
     this.calls.push(call);
+    assert(!this.#locked, 'two slow calls at a time: one waits for the other in the kernel');
     this.#locked = true;
     await this.gate;
     this.#locked = false;
@@ -131,10 +135,15 @@ export class FakeUsbfs implements UsbfsFile {
   }
 
   watch(ready: (last: boolean) => void): void {
+    assert(!this.closed, 'watched after close');
+    assert(!this.#locked, 'watched while the kernel has locked the device');
+    assert(!this.#watched, 'watched twice: the first watch is never closed');
+    this.#watched = true;
     this.#ready = ready;
   }
 
   unwatch(): void {
+    this.#watched = false;
     this.#ready = () => {};
   }
 
@@ -261,6 +270,7 @@ export class FakeUsbfs implements UsbfsFile {
 
   #reap(argument: number): number {
     this.reapCount++;
+    this.onReap();
     const one = this.#completed.shift();
     if (one === undefined) return this.#gone ? -ERRNO.ENODEV : -ERRNO.EAGAIN;
     const { memory, at } = this.#at(argument);

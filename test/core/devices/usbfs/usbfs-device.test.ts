@@ -791,6 +791,84 @@ describe('UsbfsDevice', () => {
       again.submit(read(device, 1, 512));
       assert.equal(file.pending.length, 1);
     });
+
+    it('a reset and the end of its session at once: one reset after the other', async () => {
+      const { file, device, session } = await open();
+      let go = () => {};
+      file.gate = new Promise((resolve) => {
+        go = resolve;
+      });
+      device.reset(); // a guest resets its port
+      const closing = session.close(); // and the device is detached
+      const disposing = closing.then(() => device.dispose());
+      await settle();
+      go();
+      await disposing;
+      assert.equal(file.takeCalls().filter((call) => call === 'reset').length, 2);
+      assert(file.closed);
+    });
+
+    it('a request that came during a reset locks the device again', async () => {
+      const { file, device, client, session } = await open();
+      let go = () => {};
+      file.gate = new Promise((resolve) => {
+        go = resolve;
+      });
+      device.reset();
+      session.submit(control(device, 1, [0x01, 11, 1, 1, 0]));
+      session.submit(read(device, 2, 512));
+      go();
+      for (let n = 0; n < 5; n++) await settle();
+      assert.deepEqual(client.take(), ['1 ok 0']);
+      file.finish(file.pending[0], { data: stamped(512) });
+      assert.deepEqual(client.take(), ['2 ok 512']);
+      await session.close();
+    });
+  });
+
+  describe('a bug', () => {
+    it('while URBs are reaped ends the session, and the device goes on for the next', async () => {
+      const { file, device, client, session } = await open();
+      const bugs: unknown[] = [];
+      const contained = Object.assign(client, { failed: (error: unknown) => bugs.push(error) });
+      session.submit(read(device, 1, 512));
+      session.submit(read(device, 2, 512));
+      const [first, second] = file.pending;
+      const { reapCount } = file;
+      file.onReap = () => {
+        throw new TypeError('made by a test');
+      };
+      file.end(first, { data: stamped(512) });
+      file.wake();
+      assert(file.reapCount > reapCount);
+      assert.equal(bugs.length, 1);
+      assert.match(String(bugs[0]), /made by a test/);
+      file.onReap = () => {};
+      const closing = session.close();
+      file.wake();
+      await closing;
+      assert.equal(file.pending.includes(second as never), false);
+      assert.deepEqual(contained.take(), ['1 shutdown 512', '2 shutdown 0']);
+      const again = new DeviceSession(device, client);
+      again.submit(read(device, 1, 512));
+      assert.equal(file.pending.length, 1);
+    });
+
+    it('in a call about the device ends the session', async () => {
+      const { file, device, client, session } = await open();
+      const bugs: unknown[] = [];
+      Object.assign(client, { failed: (error: unknown) => bugs.push(error) });
+      const { ioctlSlow } = file;
+      file.ioctlSlow = async () => {
+        throw new TypeError('made by a test');
+      };
+      session.submit(control(device, 1, [0x01, 11, 1, 1, 0]));
+      await settle();
+      assert.match(String(bugs), /made by a test/);
+      file.ioctlSlow = ioctlSlow;
+      await session.close();
+      assert.deepEqual(client.take(), ['1 shutdown 0']);
+    });
   });
 
   it('whatever happens, each URB comes back once and no memory is lost (property)', async () => {

@@ -434,6 +434,34 @@ describe('VirtualDevice', () => {
       });
       assert.deepEqual(faults, []);
     });
+
+    it('a bug that comes up when a timer of the definition wakes an endpoint is the session’s to know', () => {
+      const device = new VirtualDevice(scriptedDevice(), {
+        onFault: (error) => assert.fail(`no handler throws: ${error}`),
+      });
+      const bugs: unknown[] = [];
+      let isBroken = false;
+      device.open({
+        completed: () => {
+          if (isBroken) throw new TypeError('made by a test');
+        },
+        removed: () => {},
+        failed: (error) => bugs.push(error),
+      });
+      const [control, bulk] = [device.endpoint(0), () => device.endpoint(BULK_IN)];
+      assert(control);
+      const setup = { requestType: 0, request: 9, value: 1, index: 0, length: 0 };
+      device.submit(Urb.control(1, control, setup));
+      device.submit(Urb.read(2, bulk() ?? assert.fail(), 10));
+      isBroken = true;
+      device.state.wakeWith(BULK_IN, Buffer.from('x'));
+      assert.match(String(bugs), /made by a test/);
+      isBroken = false;
+      const next = Urb.read(3, bulk() ?? assert.fail(), 10);
+      device.submit(next);
+      device.state.wakeWith(BULK_IN, Buffer.from('yz'));
+      assert.deepEqual([next.status, next.actualOctets], ['ok', 2]);
+    });
   });
 
   describe('isochronous', () => {

@@ -363,6 +363,22 @@ describe('NusbDevice', () => {
     assert.deepEqual(client.take(), ['1 ok 0', '2 ok 128']);
   });
 
+  it('a bug behind a promise ends the session', async () => {
+    const { device, client, session } = await open();
+    const bugs: unknown[] = [];
+    Object.assign(client, { failed: (error: unknown) => bugs.push(error) });
+    const urb = control(device, 1, [0x80, 6, 0x0100, 0, 18]);
+    Object.defineProperty(urb, 'shortNotOk', {
+      get: () => {
+        throw new TypeError('made by a test');
+      },
+    });
+    session.submit(urb);
+    for (let n = 0; n < 5; n++) await settle();
+    assert.match(String(bugs), /made by a test/);
+    assert.equal(session.hasFailed, true);
+  });
+
   it('isochronous URBs are refused', async () => {
     const { device, client, session } = await open();
     session.submit(control(device, 1, SET_INTERFACE_1));
