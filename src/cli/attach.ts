@@ -24,7 +24,7 @@ import { attachControlOption, type ControlPath } from './control-path.ts';
 import { serveRequests } from './control-server.ts';
 import { createLog } from './log.ts';
 import { say } from './output.ts';
-import { stopOnSignal } from './stop.ts';
+import { endOnBug, stopOnSignal } from './stop.ts';
 import { Supervisor } from './supervisor.ts';
 import { attachBySupervisor, supervisorPath } from './supervisor-client.ts';
 
@@ -142,6 +142,7 @@ async function supervise(
     await supervisor.close();
   };
   stopOnSignal(close, log);
+  endOnBug(close, log);
   if (options.background) endWhenIdle(supervisor, close);
   else say('Supervising attachments');
   const begin = async (one: AttachRequest) => {

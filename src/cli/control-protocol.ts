@@ -36,16 +36,24 @@ export type Answer =
   | { readonly ok: false; readonly message: string; readonly user: boolean };
 
 /** Carries out a request to a gateway. Never rejects: what goes wrong is in the answer. */
-export function answer(gateway: Controlled, request: unknown): Promise<Answer> {
-  return answerWith(() => carryOut(gateway, parseRequest(request)));
+export function answer(
+  gateway: Controlled,
+  request: unknown,
+  onBug?: (error: unknown) => void,
+): Promise<Answer> {
+  return answerWith(() => carryOut(gateway, parseRequest(request)), onBug);
 }
 
-/** The answer to a request that `work` carries out. Never rejects. */
-export async function answerWith(work: () => Promise<unknown>): Promise<Answer> {
+/** The answer to a request that `work` carries out. Never rejects. `onBug` is told what is no user's mistake. */
+export async function answerWith(
+  work: () => Promise<unknown>,
+  onBug: (error: unknown) => void = () => {},
+): Promise<Answer> {
   try {
     return { ok: true, result: await work() };
   } catch (error) {
     const message = error instanceof Error ? error.message : String(error);
+    if (!(error instanceof UserError)) onBug(error);
     return { ok: false, message, user: error instanceof UserError };
   }
 }

@@ -38,7 +38,12 @@ export function serveControl(
   gateway: Controlled,
   log: Log,
 ): Promise<ControlServer> {
-  return serveRequests(where, (request) => answer(gateway, request), log);
+  return serveRequests(where, (request) => answer(gateway, request, bugsOf(log)), log);
+}
+
+/** Where bugs of requests go: who asked is told the message alone. */
+export function bugsOf(log: Log): (error: unknown) => void {
+  return (error) => log.error({ err: error }, 'A control request failed');
 }
 
 /**

@@ -3,11 +3,12 @@
  * `urbgate status` wants to know. Commands come from `serve` and from the control socket.
  */
 import type { Speed, UsbDevice } from '../core/device.ts';
+import { UserError } from '../core/errors.ts';
 import { parseExportSpec } from '../core/export-spec.ts';
 import { timedRecovery } from '../core/recovery.ts';
 import { type Export, type Holder, Registry } from '../core/registry.ts';
 import type { DeviceSession } from '../core/session.ts';
-import { formatAddress, type ListenAddress, UsbipServer } from '../usbip/server.ts';
+import { formatAddress, type ListenAddress, type ServerLog, UsbipServer } from '../usbip/server.ts';
 import { Backends } from '../xenring/backends.ts';
 import type { Platform } from '../xenring/platform.ts';
 import type { Log } from './log.ts';
@@ -35,6 +36,8 @@ export interface ExportStatus {
   readonly label: string;
   /** Who has the device now. Its counts are part of `total`. */
   readonly client: ClientStatus | null;
+  /** Why nobody can have it: a bug has left it in disorder. */
+  readonly fault: string | null;
   readonly total: UrbCounts;
 }
 
@@ -51,6 +54,8 @@ export class Gateway {
   readonly #listening: string[] = [];
   readonly #rings: { readonly platform: Platform; readonly backends: Backends }[] = [];
   readonly #sources = new Set<Source>();
+  /** No device is taken any more: nobody would let go of it. */
+  #isClosed = false;
   /** Of devices that keep their bus id while they are gone, by that. */
   readonly #keepers = new Map<string, Source>();
   /** Sums over the sessions that have ended. */
@@ -65,7 +70,7 @@ export class Gateway {
       registry: this.#registry,
       session: { recovery: timedRecovery(stallHoldMilliseconds) },
       // Who attached and released what is said below, with more to it.
-      log: { info: (message) => log.debug(message), warn: (message) => log.warn(message) },
+      log: quieter(log),
     });
     this.#registry.on('claimed', (one) => this.#claimed(one));
     this.#registry.on('released', (one) => this.#released(one));
@@ -82,10 +87,7 @@ export class Gateway {
 
   /** Serves the front ends of a platform, until `close`, which closes the platform too. */
   async serveRings(name: string, platform: Platform): Promise<void> {
-    const log = {
-      info: (message: string) => this.#log.debug(message),
-      warn: (message: string) => this.#log.warn(message),
-    };
+    const log = quieter(this.#log);
     const backends = new Backends({ platform, registry: this.#registry, log });
     this.#rings.push({ platform, backends });
     await backends.start();
@@ -114,6 +116,7 @@ export class Gateway {
     });
     const added: Export[] = [];
     try {
+      if (this.#isClosed) throw new UserError(`Cannot export ${text}: the gateway ends`);
       for (const one of source.devices) {
         added.push(this.#add(one, text, spec.busId, busIdDefault));
       }
@@ -161,15 +164,26 @@ export class Gateway {
     };
   }
 
-  /** Says goodbye to every client, then lets go of every device. */
+  /** Says goodbye to every client, then lets go of every device; one that fails is no matter of the others. */
   async close(): Promise<void> {
+    this.#isClosed = true;
     for (const source of this.#sources) source.stop();
-    await this.#server.close();
+    await this.#try('say goodbye', () => this.#server.close());
     for (const { platform, backends } of this.#rings.splice(0)) {
-      await backends.stop();
-      await platform.close();
+      await this.#try('leave the rings', () => backends.stop());
+      await this.#try('leave the rings', () => platform.close());
     }
-    for (const { busId } of this.#registry.list()) await this.#registry.remove(busId);
+    for (const { busId } of this.#registry.list()) {
+      await this.#try(`let go of ${busId}`, () => this.#registry.remove(busId));
+    }
+  }
+
+  async #try(what: string, work: () => Promise<void>): Promise<void> {
+    try {
+      await work();
+    } catch (error) {
+      this.#log.error({ err: error }, `Cannot ${what}`);
+    }
   }
 
   #add(one: Opened, text: string, named?: string, busIdDefault?: string): Export {
@@ -244,9 +258,19 @@ export class Gateway {
         ...countsOf(holder.session),
         outstanding: holder.session.outstandingCount,
       },
+      fault: one.fault,
       total: holder === null ? past : sum(past, countsOf(holder.session)),
     };
   }
+}
+
+/** The log of a part whose news are said here, with more to it. */
+function quieter(log: Log): ServerLog {
+  return {
+    info: (message) => log.debug(message),
+    warn: (message) => log.warn(message),
+    bug: (error, what) => log.error({ err: error }, what),
+  };
 }
 
 function countsOf(session: DeviceSession): UrbCounts {

@@ -18,7 +18,7 @@ import { createLog, type Log } from './log.ts';
 import { collect } from './options.ts';
 import { exportLines, say } from './output.ts';
 import { specHelp } from './schemes.ts';
-import { stopOnSignal } from './stop.ts';
+import { endOnBug, stopOnSignal } from './stop.ts';
 
 /** USB/IP has no authentication, so nobody else's machine is let in unasked. */
 const LISTEN_DEFAULT = '127.0.0.1';
@@ -82,11 +82,12 @@ async function serve(options: ServeOptions): Promise<void> {
     await gateway.close();
   };
   stopOnSignal(close, log);
+  endOnBug(close, log);
   try {
     if (control !== null) controlServer = await serveControl(control, gateway, log);
     const exported = await exportAll(gateway, specs);
     if (options.xen) await serveXen(gateway);
-    if (options.shm !== undefined) await serveShm(gateway, options.shm);
+    if (options.shm !== undefined) await serveShm(gateway, options.shm, log);
     const bound = await listenAll(gateway, addresses, log);
     for (const { text, devices } of exported) {
       for (const line of exportLines(text, devices)) say(line);
@@ -105,9 +106,11 @@ async function serveXen(gateway: Gateway): Promise<void> {
   await gateway.serveRings('Xen guests', await openXenPlatform());
 }
 
-async function serveShm(gateway: Gateway, folder: string): Promise<void> {
+async function serveShm(gateway: Gateway, folder: string, log: Log): Promise<void> {
   const { openShmPlatform } = await import('../xenring/platform/shm.ts');
-  await gateway.serveRings(folder, await openShmPlatform({ folder, domain: 0 }));
+  const onBug = (err: unknown) =>
+    log.error({ err }, `A client of the store in ${folder} is let go`);
+  await gateway.serveRings(folder, await openShmPlatform({ folder, domain: 0, onBug }));
 }
 
 /** A minute is far beyond any driver's patience. */

@@ -26,10 +26,12 @@ export function statusLines(status: GatewayStatus): string[] {
   ];
 }
 
-function exportLines({ busId, deviceId, speed, label, spec, client, total }: ExportStatus) {
+function exportLines({ busId, deviceId, speed, label, spec, client, fault, total }: ExportStatus) {
   const lines = [`${busId}  ${deviceId}  ${speed} speed  ${label}`, `     ${spec}`];
   lines.push(`     ${counts(total)} in all`);
-  if (client === null) lines.push('     free');
+  if (fault !== null) {
+    lines.push(`     broken: after a bug, ${fault}; unexport it and export it again`);
+  } else if (client === null) lines.push('     free');
   else {
     const { peer, since, outstanding } = client;
     lines.push(`     attached by ${peer} since ${since}`);

@@ -138,6 +138,10 @@ export class SupervisedController implements Attachment {
       platform = await rings.open();
       const path = `/local/domain/${platform.domain}/device/vusb/${this.controller}`;
       const frontend = new Frontend(platform, path);
+      frontend.onBug = (error) => {
+        const what = `${controllerText(this.controller)}: let go of by a bug`;
+        this.#options.log.error({ err: error }, what);
+      };
       const connection = { frontend, platform, giveBack, closing: null };
       await this.#start(connection);
       this.#connection = connection;
@@ -167,10 +171,12 @@ export class SupervisedController implements Attachment {
       timer = setTimeout(() => reject(new UserError(this.#noAnswer())), CONNECT_MILLISECONDS);
     });
     connected.catch(() => {}); // the start may fail before anybody listens
-    frontend.on('plugged', (device) => this.#plugged(device));
-    frontend.on('unplugged', (device) => this.#unplugged(device));
-    frontend.on('left', () => this.#lost(connection, WHY_LEFT));
-    frontend.on('fault', ({ message }) => this.#lost(connection, message));
+    const { containment } = this.#tries;
+    const lost = (why: string) => containment.watch(this.#lost(connection, why));
+    frontend.on('plugged', (one) => containment.run((device) => this.#plugged(device), one));
+    frontend.on('unplugged', (one) => containment.run((device) => this.#unplugged(device), one));
+    frontend.on('left', () => lost(WHY_LEFT));
+    frontend.on('fault', ({ message }) => lost(message));
     try {
       await frontend.start();
       await connected;

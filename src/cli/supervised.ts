@@ -124,14 +124,25 @@ export class Supervised implements Attachment {
     this.#port = link.port;
     this.#attachedCount++;
     this.#attachedSince = new Date();
-    vhci.record(link.port, source.record);
-    link.ended.then((end) => {
+    this.#note(() => vhci.record(link.port, source.record));
+    const ended = link.ended.then((end) => {
       this.#link = null;
       this.#lostSince = new Date();
-      vhci.forget(link.port);
+      this.#note(() => vhci.forget(link.port));
       if (end === 'lost') this.#tries.lost(WHY_LOST);
       else if (end === 'detached') this.#tries.detached();
     });
+    this.#tries.containment.watch(ended);
+  }
+
+  /** Notes for other tools: an attachment does without them. */
+  #note(work: () => void): void {
+    const { log, text } = this.#options;
+    try {
+      work();
+    } catch (error) {
+      log.warn(`${text}: cannot note its port for usbip port: ${(error as Error).message}`);
+    }
   }
 
   /** After a loss, vhci may not have noticed yet. */

@@ -16,6 +16,7 @@ import {
 } from './attach-protocol.ts';
 import { RemoteSource, type Source } from './attach-source.ts';
 import { type Answer, answerWith } from './control-protocol.ts';
+import { bugsOf } from './control-server.ts';
 import { type GuestRings, XenGuestRings } from './guest-rings.ts';
 import type { Log } from './log.ts';
 import { type Attachment, Supervised } from './supervised.ts';
@@ -149,7 +150,7 @@ export class Supervisor {
         case 'detach':
           return await this.detach(wanted.target);
       }
-    });
+    }, bugsOf(this.#log));
   }
 
   async close(): Promise<void> {

@@ -3,8 +3,14 @@
  * stands. What is connected, and how, is the caller's; when, `usbip/attachment.ts` decides.
  */
 import type { Clock } from '../core/clock.ts';
+import { Containment } from '../core/containment.ts';
 import { UserError } from '../core/errors.ts';
-import type { AttachmentAction, AttachmentOptions, AttachmentPhase } from '../usbip/attachment.ts';
+import type {
+  AttachmentAction,
+  AttachmentEvent,
+  AttachmentOptions,
+  AttachmentPhase,
+} from '../usbip/attachment.ts';
 import { AttachmentDriver } from '../usbip/attachment-driver.ts';
 import type { Log } from './log.ts';
 
@@ -26,6 +32,8 @@ export interface TriesOptions extends AttachmentOptions {
 }
 
 export class Tries {
+  /** All that happens to it runs in here: a bug ends it, and no other attachment. */
+  readonly containment = new Containment((error) => this.#failed(error));
   /** Resolves when it was connected for the first time, waits or has ended; rejects never. */
   readonly settled: Promise<void>;
   /** Resolves when it has ended for good. */
@@ -39,7 +47,12 @@ export class Tries {
     this.#options = options;
     const { wait, persist, clock } = options;
     const act = (action: AttachmentAction, before: AttachmentPhase) => this.#act(action, before);
-    this.#driver = new AttachmentDriver({ wait, persist, clock, act });
+    this.#driver = new AttachmentDriver({
+      wait,
+      persist,
+      clock: this.containment.clock(clock),
+      act,
+    });
     this.settled = new Promise((resolve) => {
       this.#settle = resolve;
     });
@@ -58,28 +71,32 @@ export class Tries {
   }
 
   get hasEnded(): boolean {
-    return this.#driver.phase === 'ended';
+    return this.#driver.phase === 'ended' || this.containment.isBroken;
   }
 
   /** Why it has not come about. */
   get why(): string {
-    return this.#driver.why;
+    return this.containment.isBroken ? 'a bug has ended it, see the log' : this.#driver.why;
   }
 
   /** The other side has gone; nothing is left of the connection. */
   lost(why: string): void {
-    this.#driver.event({ type: 'lost', why });
+    this.#event({ type: 'lost', why });
   }
 
   /** Somebody has ended it at this machine. */
   detached(): void {
-    this.#driver.event({ type: 'detached' });
+    this.#event({ type: 'detached' });
   }
 
   /** Ends it, and tries no more. */
   async stop(): Promise<void> {
-    this.#driver.event({ type: 'stop' });
+    this.#event({ type: 'stop' });
     await this.ended;
+  }
+
+  #event(event: AttachmentEvent): void {
+    this.containment.run((one) => this.#driver.event(one), event);
   }
 
   #act(action: AttachmentAction, before: AttachmentPhase): void {
@@ -88,9 +105,26 @@ export class Tries {
     if (phase !== 'connecting') this.#settle();
     if (action === 'connect') this.#connect();
     if (phase === 'ended' && before !== 'ended') {
-      const gone = action === 'letGo' ? this.#options.letGo() : undefined;
-      Promise.resolve(gone).finally(() => this.#finish());
+      const gone = action === 'letGo' ? this.#letGo() : Promise.resolve();
+      this.containment.watch(gone.finally(() => this.#finish()));
     }
+  }
+
+  /** It is let go of, whoever refuses that. */
+  async #letGo(): Promise<void> {
+    const { letGo, log, text } = this.#options;
+    try {
+      await letGo();
+    } catch (error) {
+      if (error instanceof UserError) log.warn(`${text}: ${error.message}`);
+      else log.error({ err: error }, `Cannot let go of ${text}`);
+    }
+  }
+
+  #failed(error: unknown): void {
+    this.#options.log.error({ err: error }, `${this.#options.text} ended by a bug`);
+    this.#settle();
+    void this.#letGo().finally(() => this.#finish());
   }
 
   #say(): void {
@@ -102,17 +136,18 @@ export class Tries {
   }
 
   #connect(): void {
-    const { connect, letGo, log, text } = this.#options;
-    connect().then(
-      () => {
+    const { connect, log, text } = this.#options;
+    const connected = connect().then(
+      async () => {
         if (this.hasEnded)
-          letGo(); // it was stopped meanwhile
-        else this.#driver.event({ type: 'connected' });
+          await this.#letGo(); // it was stopped meanwhile
+        else this.#event({ type: 'connected' });
       },
       (error) => {
         if (!(error instanceof UserError)) log.error({ err: error }, `Cannot attach ${text}`);
-        this.#driver.event({ type: 'failed', why: error.message });
+        this.#event({ type: 'failed', why: error.message });
       },
     );
+    this.containment.watch(connected);
   }
 }

@@ -64,8 +64,12 @@ export class DirectLink {
   }
 
   #look(): void {
-    if (this.#vhci.port(this.port)?.state !== 'free') return;
-    this.#finish(this.#vhci.recorded(this.port) === undefined ? 'detached' : 'lost');
+    try {
+      if (this.#vhci.port(this.port)?.state !== 'free') return;
+      this.#finish(this.#vhci.recorded(this.port) === undefined ? 'detached' : 'lost');
+    } catch {
+      this.#finish('lost'); // vhci itself has gone
+    }
   }
 
   #finish(end: LinkEnd): void {

@@ -4,6 +4,7 @@
  */
 import { EventEmitter } from 'node:events';
 import { type Clock, systemClock } from '../core/clock.ts';
+import { backendLeft } from './backend-left.ts';
 import { FrontUrbs, IDS } from './front-urbs.ts';
 import type {
   EventChannel,
@@ -67,6 +68,12 @@ export class Frontend extends EventEmitter<FrontendEvents> {
   #lookAgain = false;
   #closing = false;
 
+  /**
+   * Told of an exception that is no fault of the back end's; all devices are lost then. If it is null, the
+   * exception goes where exceptions go and all goes on: it may be one of the program's own handlers.
+   */
+  onBug: ((error: unknown) => void) | null = null;
+
   /** @param path The front end's directory, /local/domain/DOMAIN/device/vusb/DEVICE. */
   constructor(platform: Platform, path: string, clock: Clock = systemClock) {
     super();
@@ -104,7 +111,8 @@ export class Frontend extends EventEmitter<FrontendEvents> {
     this.#loseDevices();
     if (this.#rings === null) return;
     await this.#setState('closing');
-    await this.#backendLeft();
+    const path = `${this.#backend}/state`;
+    await backendLeft(this.#platform.store, path, CLOSE_MILLISECONDS, this.#clock);
     this.#release();
     await this.#leave('closed');
   }
@@ -219,13 +227,16 @@ export class Frontend extends EventEmitter<FrontendEvents> {
       if (again) setImmediate(() => this.#work());
     } catch (error) {
       if (!(error instanceof RingError)) {
-        setImmediate(() => this.#work()); // a handler's own; nobody has asked for an event yet
-        throw error;
+        if (this.onBug === null) {
+          setImmediate(() => this.#work()); // a handler's own; nobody has asked for an event yet
+          throw error;
+        }
+        this.onBug(error);
       }
       rings.channel.onEvent = () => {};
       rings.spinner.stop();
       this.#loseDevices();
-      this.emit('fault', error);
+      this.emit('fault', error instanceof Error ? error : new Error(String(error)));
     }
   }
 
@@ -257,25 +268,6 @@ export class Frontend extends EventEmitter<FrontendEvents> {
     rings.pages.end();
     rings.memory.end();
     if (!this.#closing) this.emit('left');
-  }
-
-  async #backendLeft(): Promise<void> {
-    const { store } = this.#platform;
-    let end = () => {};
-    const left = new Promise<void>((resolve) => {
-      end = resolve;
-    });
-    const path = `${this.#backend}/state`;
-    const watch = await store.watch(path, () => {
-      void store.read(path).then((text) => {
-        const state = xenbusStateOf(text);
-        if (state !== 'connected' && state !== 'initialised') end();
-      }, end);
-    });
-    const cancel = this.#clock.after(CLOSE_MILLISECONDS, end);
-    await left;
-    cancel();
-    await watch.end();
   }
 
   async #setState(state: XenbusState): Promise<void> {

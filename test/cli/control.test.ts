@@ -40,6 +40,7 @@ describe('urbgate status, export, unexport', function () {
       speed: 'high',
       label: 'urbgate Source and sink',
       client: null,
+      fault: null,
       total: { urbs: 0, errors: 0 },
     });
     assert.equal((await gateway.command('unexport', '1-1')).stdout, 'Unexported 1-1\n');

@@ -108,6 +108,7 @@ describe('lines of urbgate status', () => {
     deviceId: '1209:0005',
     speed: 'high',
     label: 'urbgate Serial port',
+    fault: null,
   } as const;
 
   it('show a free device and one that is attached', () => {
@@ -121,6 +122,7 @@ describe('lines of urbgate status', () => {
     const exports = [
       { ...one, client: null, total: { urbs: 0, errors: 0 } },
       { ...one, busId: '1-2', client, total: { urbs: 30, errors: 2 } },
+      { ...one, client: null, fault: 'it has not closed', total: { urbs: 1, errors: 1 } },
     ];
     assert.deepEqual(statusLines({ pid: 7, listening: ['127.0.0.1:3240'], exports }), [
       'Gateway with process id 7, listening on 127.0.0.1:3240',
@@ -133,6 +135,10 @@ describe('lines of urbgate status', () => {
       '     30 URBs, 2 failed in all',
       '     attached by 10.0.0.2:40000 since 2026-01-31T12:00:00.000Z',
       '     10 URBs, 1 failed, 3 outstanding',
+      '1-1  1209:0005  high speed  urbgate Serial port',
+      '     virtual:serial',
+      '     1 URBs, 1 failed in all',
+      '     broken: after a bug, it has not closed; unexport it and export it again',
     ]);
   });
 

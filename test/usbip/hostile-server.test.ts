@@ -282,8 +282,8 @@ describe('servers that return URBs for ever', () => {
       assert(endpoint !== undefined);
       answerWith(() => UNLINKED);
       const urb = Urb.read(1, endpoint, 64);
-      await new Promise<void>((resolve) => {
-        device.open({ completed: () => resolve(), removed: () => {} });
+      await new Promise<void>((resolve, reject) => {
+        device.open({ completed: () => resolve(), removed: () => {}, failed: reject });
         device.submit(urb);
       });
       assert.equal(urb.status, 'protocol-error');

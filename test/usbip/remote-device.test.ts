@@ -3,6 +3,7 @@ import { sourceSink } from '../../src/core/devices/virtual/source-sink/kind.ts';
 import { VirtualDevice } from '../../src/core/devices/virtual/virtual-device.ts';
 import { Registry } from '../../src/core/registry.ts';
 import type { Transfer, TransferResult } from '../../src/core/transfer.ts';
+import { Urb } from '../../src/core/urb.ts';
 import { importDevice, type RemoteDevice } from '../../src/usbip/client.ts';
 import type { Pending } from '../../src/usbip/pending.ts';
 import { openRemote, type RemoteUsbDevice } from '../../src/usbip/remote-device.ts';
@@ -46,6 +47,32 @@ describe('device of another server', () => {
     const setup = setupOctets(0, 9, 1);
     assert.equal((await remote.transfer({ endpoint: 0, type: 'control', setup })).status, 'ok');
   };
+
+  const anotherRegistry = () => {
+    const another = new Registry();
+    another.add(new VirtualDevice(sourceSink.define({})), 'another');
+    return another;
+  };
+
+  it('a bug in a handler ends the connection to the server, and is told', async () => {
+    const bugs: unknown[] = [];
+    const server = new UsbipServer({ registry: anotherRegistry(), log: LOG });
+    const at = await server.listen({ host: '127.0.0.1', port: 0 });
+    const remote = await openRemote(at, '1-1', { onBug: (error) => bugs.push(error) });
+    remote.open({
+      completed: () => {
+        throw new TypeError('made by a test');
+      },
+      removed: () => {},
+      failed: () => {},
+    });
+    const setup = { requestType: 0, request: 9, value: 1, index: 0, length: 0 };
+    remote.submit(Urb.control(1, remote.endpoint(0) ?? assert.fail(), setup));
+    assert.equal(await remote.gone, 'lost');
+    assert.match(String(bugs), /made by a test/);
+    await remote.dispose();
+    await server.close();
+  });
 
   it('shows what the other server says of it', () => {
     const { speed, vendorId, productId, interfaces, label, configurationValue } = device.info;

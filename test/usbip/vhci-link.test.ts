@@ -5,6 +5,7 @@ import { VirtualDevice } from '../../src/core/devices/virtual/virtual-device.ts'
 import { Registry } from '../../src/core/registry.ts';
 import { importDevice } from '../../src/usbip/client.ts';
 import { readDescriptors, readEndpoints } from '../../src/usbip/remote-descriptors.ts';
+import type { RemoteEndpoints } from '../../src/usbip/remote-endpoints.ts';
 import { type ListenAddress, UsbipServer } from '../../src/usbip/server.ts';
 import { VhciLink } from '../../src/usbip/vhci-link.ts';
 import { type FakeKernel, FakeVhci } from './fake-vhci.ts';
@@ -73,6 +74,54 @@ describe('relay between a server and vhci', function () {
     const seqnum = kernel.wire.nextSeqnum();
     const fields = { direction: IN, endpoint: 1, octets: 4096, flags: SHORT_NOT_OK };
     return { seqnum, octets: kernel.wire.submit({ seqnum, ...fields }) };
+  }
+
+  for (const [where, break_] of [
+    [
+      'a completion handler',
+      (endpoints: RemoteEndpoints) => {
+        endpoints.applied = () => {
+          throw new TypeError('made by a test');
+        };
+      },
+    ],
+    [
+      'what vhci sends',
+      (endpoints: RemoteEndpoints) => {
+        endpoints.endpoint = () => {
+          throw new TypeError('made by a test');
+        };
+      },
+    ],
+  ] as const) {
+    it(`a bug in ${where} ends one link, and is told; another goes on`, async () => {
+      registry.add(new VirtualDevice(sourceSink.define({})), 'another');
+      const bugs: unknown[] = [];
+      const remote = await importDevice(address, '1-2', { holdBack: 'all' });
+      const endpoints = await readEndpoints(remote, await readDescriptors(remote));
+      const onBug = (error: unknown) => bugs.push(error);
+      const faulty = new VhciLink(remote, endpoints, vhci, { threads, onBug });
+      const faultyKernel = vhci.attached.get(faulty.port) as FakeKernel;
+      await attach(true);
+      break_(endpoints);
+      const seqnum = faultyKernel.wire.nextSeqnum();
+      const setup = setupOctets(0, 9, 1);
+      faultyKernel.send(
+        faultyKernel.wire.submit({
+          seqnum,
+          deviceId: remote.deviceId,
+          direction: OUT,
+          endpoint: 0,
+          octets: 0,
+          setup,
+        }),
+      );
+      assert.equal(await faulty.ended, 'lost');
+      assert.equal(bugs.length, 1);
+      assert.match(String(bugs[0]), /made by a test/);
+      assert.equal((await control(setupOctets(0x80, 0), 2)).status, 0);
+      while (registry.get('1-2')?.holder !== null) await wait(1);
+    });
   }
 
   const kinds = {

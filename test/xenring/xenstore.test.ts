@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { UserError } from '../../src/core/errors.ts';
 import { ShmFolder } from '../../src/xenring/platform/shm-folder.ts';
 import { StoreServer } from '../../src/xenring/platform/store-server.ts';
+import { StoreConnection } from '../../src/xenring/platform/store-service.ts';
 import { connectStore, type XenstoreClient } from '../../src/xenring/xenstore.ts';
 import { encodeMessage, STORE_TYPE, StoreError } from '../../src/xenring/xenstore-wire.ts';
 import { until } from './platform/until.ts';
@@ -89,6 +90,37 @@ describe('the store server', () => {
 
   it('only one serves a folder', async () => {
     await assert.rejects(StoreServer.start(new ShmFolder(path)), UserError);
+  });
+
+  it('a bug ends the connection of one client, and is told', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'urbgate-store-'));
+    const bugs: unknown[] = [];
+    const faulty = await StoreServer.start(new ShmFolder(folder), (error) => bugs.push(error));
+    const [first, second] = [
+      await connectStore(join(folder, 'store.socket')),
+      await connectStore(join(folder, 'store.socket')),
+    ];
+    await first.introduce(0);
+    await second.introduce(0);
+    const { receive } = StoreConnection.prototype;
+    StoreConnection.prototype.receive = function (chunk) {
+      if (chunk.includes('/bug')) throw new TypeError('made by a test');
+      receive.call(this, chunk);
+    };
+    try {
+      await refused('ECONNRESET', first.read('/bug'));
+      await second.write('/fine', 'x');
+      assert.equal(await second.read('/fine'), 'x');
+      assert.equal(bugs.length, 1);
+      assert.match(String(bugs[0]), /made by a test/);
+    } finally {
+      StoreConnection.prototype.receive = receive;
+    }
+    first.close();
+    second.close();
+    await until('both have gone', () => faulty.clients === 0);
+    await faulty.close();
+    rmSync(folder, { recursive: true });
   });
 
   it('says nothing to whoever has not said who it is', async () => {

@@ -41,6 +41,8 @@ export interface ShmOptions {
   readonly pages?: number;
   /** Whether this process serves the store; default is that domain 0 does. */
   readonly serveStore?: boolean;
+  /** A bug has ended the connection of one client of the store. Default: its error goes where exceptions go. */
+  readonly onBug?: (error: unknown) => void;
 }
 
 const PAGES_DEFAULT = 16_384;
@@ -58,7 +60,7 @@ export async function openShmPlatform(options: ShmOptions): Promise<ShmPlatform>
   let store: XenstoreClient | null = null;
   let platform: ShmPlatform | null = null;
   try {
-    if (serveStore) server = await StoreServer.start(folder);
+    if (serveStore) server = await StoreServer.start(folder, options.onBug);
     store = await connectStore(folder.socket);
     // Everything is there before the others are told of it.
     platform = new ShmPlatform({ folder, domain, pages, lock, server, store });

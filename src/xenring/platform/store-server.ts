@@ -2,6 +2,7 @@
  * Serves a store on a UNIX socket in a folder, for processes of this host that have no Xen.
  */
 import { createServer, type Server, type Socket } from 'node:net';
+import { Containment } from '../../core/containment.ts';
 import { UserError } from '../../core/errors.ts';
 import { StoreError } from '../xenstore-wire.ts';
 import type { FolderLock, ShmFolder } from './shm-folder.ts';
@@ -19,22 +20,31 @@ export class StoreServer {
   readonly #service = new StoreService();
   readonly #sockets = new Set<Socket>();
 
-  private constructor(folder: ShmFolder, lock: FolderLock) {
+  readonly #onBug: (error: unknown) => void;
+
+  private constructor(folder: ShmFolder, lock: FolderLock, onBug: (error: unknown) => void) {
     this.#folder = folder;
     this.#lock = lock;
+    this.#onBug = onBug;
     this.#server = createServer((socket) => this.#accept(socket));
     this.#server.maxConnections = CLIENTS_MAX;
   }
 
-  /** @throws {UserError} if another process serves the store of this folder. */
-  static async start(folder: ShmFolder): Promise<StoreServer> {
+  /**
+   * @param onBug A bug has ended the connection of one client.
+   * @throws {UserError} if another process serves the store of this folder.
+   */
+  static async start(
+    folder: ShmFolder,
+    onBug: (error: unknown) => void = rethrow,
+  ): Promise<StoreServer> {
     const lock = folder.lock('store');
     if (lock === null)
       throw new UserError(
         `Cannot serve the store in ${folder.path}: another process does, wanted one only`,
       );
     folder.sweep();
-    const server = new StoreServer(folder, lock);
+    const server = new StoreServer(folder, lock, onBug);
     try {
       await new Promise<void>((resolve, reject) => {
         // Later ones are of connections that could not be accepted: nothing to do.
@@ -62,24 +72,33 @@ export class StoreServer {
 
   #accept(socket: Socket): void {
     this.#sockets.add(socket);
+    const containment = new Containment((error) => {
+      socket.destroy();
+      this.#onBug(error);
+    });
     const connection = this.#service.connect((message) => {
       if (socket.destroyed) return;
       socket.write(message);
       if (socket.writableLength > UNREAD_OCTETS_MAX) socket.destroy();
     });
-    socket.on('data', (chunk) => {
+    const receive = (chunk: Buffer) => {
       try {
         connection.receive(chunk);
       } catch (error) {
         if (!(error instanceof StoreError)) throw error;
         socket.destroy();
       }
-    });
+    };
+    socket.on('data', (chunk) => containment.run(receive, chunk));
     // 'close' follows, and says all that there is to say.
     socket.on('error', () => {});
     socket.on('close', () => {
       this.#sockets.delete(socket);
-      connection.end();
+      containment.run(() => connection.end(), undefined);
     });
   }
+}
+
+function rethrow(error: unknown): never {
+  throw error;
 }
