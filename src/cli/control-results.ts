@@ -40,6 +40,7 @@ const isExport = record<ExportStatus>({
   deviceId: text,
   speed: text,
   label: text,
+  fault: orNull(text),
   client: orNull(record<ClientStatus>({ peer: text, since: text, outstanding: number, ...counts })),
   total: record<UrbCounts>(counts),
 });

@@ -59,6 +59,7 @@ describe('names that would steer a terminal', function () {
           deviceId: '0000:0000',
           speed: 'high',
           label: STEERING,
+          fault: null,
           client: null,
           total: { urbs: 0, errors: 0 },
         },
