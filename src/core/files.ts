@@ -92,19 +92,20 @@ export function readRegular(path: string, bytesMax: number): Buffer {
   try {
     const { size } = fs.fstatSync(fd);
     if (size > bytesMax) throw new Error(`it has ${size} bytes, at most ${bytesMax} are read`);
-    return readToEnd(fd, bytesMax);
+    return readToEnd(fd, size, bytesMax);
   } finally {
     fs.closeSync(fd);
   }
 }
 
 /** Files of /proc have no size, and some have no end. */
-function readToEnd(fd: number, bytesMax: number): Buffer {
+function readToEnd(fd: number, size: number, bytesMax: number): Buffer {
   const chunks: Buffer[] = [];
+  const chunkBytes = Math.max(CHUNK_BYTES, size);
   for (let total = 0; ; ) {
-    const chunk = Buffer.allocUnsafe(CHUNK_BYTES);
-    const count = fs.readSync(fd, chunk, 0, CHUNK_BYTES, null);
-    if (count === 0) return Buffer.concat(chunks, total);
+    const chunk = Buffer.allocUnsafe(total === 0 ? chunkBytes : CHUNK_BYTES);
+    const count = fs.readSync(fd, chunk, 0, chunk.length, null);
+    if (count === 0) return chunks.length === 1 ? (chunks[0] as Buffer) : Buffer.concat(chunks);
     total += count;
     if (total > bytesMax) throw new Error(`it has no end after ${bytesMax} bytes, the most`);
     chunks.push(chunk.subarray(0, count));

@@ -62,7 +62,7 @@ describe('files', () => {
     const seen = { regular: 0, refused: 0 };
     try {
       // Until both have been opened often, and the exchange has been made often.
-      while (Math.min(seen.regular, seen.refused, Atomics.load(stop, 1)) < 1000) {
+      while (Math.min(seen.regular, seen.refused, Atomics.load(stop, 1)) < 300) {
         try {
           const fd = openRegular(at('changing'), READ);
           assert(fs.fstatSync(fd).isFile());
