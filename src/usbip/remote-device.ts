@@ -134,6 +134,8 @@ export async function openRemote(
     const { manufacturer, product } = descriptors.device;
     const names = [await readString(remote, manufacturer), await readString(remote, product)];
     const label = names.filter(Boolean).join(' ') || 'remote device';
+    // Nobody would hear of that any more.
+    if (!remote.isOpen) throw new UserError(`Cannot import ${busId}: its server has gone`);
     return new RemoteUsbDevice(remote, endpoints, label);
   } catch (error) {
     await remote.close();

@@ -80,8 +80,8 @@ export class Backend {
    */
   async stop(how: 'orderly' | 'at-once' = 'orderly'): Promise<void> {
     this.#looks.stop();
+    await this.#looks.ended(); // it may have begun a watch
     for (const watch of this.#watches.splice(0)) await watch.end();
-    await this.#looks.ended();
     await this.#release(how);
   }
 

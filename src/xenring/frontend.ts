@@ -223,6 +223,7 @@ export class Frontend extends EventEmitter<FrontendEvents> {
       let again = rings.urbs.work(awake);
       if (this.#rings !== rings) return;
       if (rings.ports.work()) again = true;
+      if (this.#rings !== rings) return; // who was told let go of them: their memory is no more
       rings.spinner.end(awake && !again);
       if (again) setImmediate(() => this.#work());
     } catch (error) {

@@ -1,4 +1,5 @@
 import { strict as assert } from 'node:assert';
+import { type AddressInfo, connect, createServer } from 'node:net';
 import { sourceSink } from '../../src/core/devices/virtual/source-sink/kind.ts';
 import { VirtualDevice } from '../../src/core/devices/virtual/virtual-device.ts';
 import { Registry } from '../../src/core/registry.ts';
@@ -107,6 +108,37 @@ describe('source of a device of another server', () => {
     await until(() => events.includes('gone'));
     assert.deepEqual(events, ['gone']);
     assert.equal(clock.timers, 0);
+  });
+
+  it('a server that goes while the device is being opened: it is not there', async () => {
+    await serve();
+    const behind = address.port;
+    // Cut off when the client asks for a string, the last that it asks for.
+    const GET_STRING = Buffer.from([0x80, 6]);
+    const between = createServer((client) => {
+      const real = connect(behind, '127.0.0.1');
+      const end = () => {
+        client.destroy();
+        real.destroy();
+      };
+      real.on('data', (octets) => client.write(octets)).on('error', end);
+      client.on('error', end).on('close', end);
+      client.on('data', (octets) => {
+        const at = octets.length >= 48 ? octets.indexOf(GET_STRING, 40) : -1;
+        if (at >= 0 && octets[at + 3] === 3) end();
+        else real.write(octets);
+      });
+    });
+    await new Promise<void>((resolve) => between.listen(0, '127.0.0.1', resolve));
+    address = { host: '127.0.0.1', port: (between.address() as AddressInfo).port };
+    source = make(false);
+    await assert.rejects(source.start(), { name: 'UserError', message: /has gone/ });
+    assert.deepEqual(events, []);
+    source = make(true);
+    assert.deepEqual(await source.start(), []);
+    assert.equal(events.length, 1);
+    assert.match(events[0] ?? '', /^awaited: .*has gone/);
+    await new Promise((resolve) => between.close(resolve));
   });
 
   it('with wait: comes when it is there, goes when it goes, comes again', async () => {

@@ -516,3 +516,31 @@ describe('back end with a stock front end', () => {
     );
   });
 });
+
+describe('back ends that end', () => {
+  it('while a controller is being taken up: nothing is watched afterwards', async () => {
+    const rig = new RingRig();
+    await rig.start();
+    const { store } = rig.dom0;
+    const { read } = store;
+    let go = () => {};
+    const reached = new Promise<void>((resolve) => {
+      store.read = async (path) => {
+        if (path.endsWith('/online')) {
+          resolve();
+          await new Promise<void>((goOn) => {
+            go = goOn;
+          });
+        }
+        return await read.call(store, path);
+      };
+    });
+    await store.write('/local/domain/5', '');
+    await rig.tools.addController(5, {});
+    await reached;
+    const ended = rig.end();
+    for (let n = 0; n < 5; n++) await turn();
+    go();
+    await ended;
+  });
+});

@@ -54,6 +54,8 @@ export class HostDeviceSource<Plugged extends PluggedDevice, Host extends HostDe
   #trouble = '';
   #cancel: () => void = () => {};
   #stopped = false;
+  /** It takes its time to open several: one may go before it is handed over, and nobody would hear of it then. */
+  readonly #gone = new WeakSet<UsbDevice>();
 
   constructor(backend: HostBackend<Plugged, Host>, options: SourceOptions) {
     this.#backend = backend;
@@ -76,7 +78,11 @@ export class HostDeviceSource<Plugged extends PluggedDevice, Host extends HostDe
     }
     for (const { message } of refusals) this.#options.onRefused(message);
     if (wait) this.#lookLater();
-    return found;
+    const there = await this.#stillThere(found);
+    if (there.length === 0 && !wait) {
+      throw new UserError(`Cannot export ${spec}: it has gone while it was being opened`);
+    }
+    return there;
   }
 
   /** Opens nothing more. What was opened stays. */
@@ -101,9 +107,15 @@ export class HostDeviceSource<Plugged extends PluggedDevice, Host extends HostDe
     const { found, refusals } = await this.#look();
     for (const { message } of refusals) this.#options.onRefused(message);
     for (const { device, busId } of found) {
-      if (this.#stopped) await device.dispose();
+      if (this.#stopped || this.#gone.has(device)) await device.dispose();
       else await this.#options.onAdded(device, busId);
     }
+  }
+
+  async #stillThere(found: readonly Found[]): Promise<Found[]> {
+    const gone = found.filter(({ device }) => this.#gone.has(device));
+    for (const { device } of gone) await device.dispose();
+    return found.filter(({ device }) => !this.#gone.has(device));
   }
 
   /** Says so once, and looks again: it may pass. */
@@ -154,6 +166,7 @@ export class HostDeviceSource<Plugged extends PluggedDevice, Host extends HostDe
     const { force, onGone, onBug } = this.#options;
     const gone = () => {
       this.#tries.delete(one.appearance); // some systems give it the same name again
+      this.#gone.add(device);
       onGone(device);
     };
     const options = { force, onGone: gone, ...(onBug && { onBug }) };

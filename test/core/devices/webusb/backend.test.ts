@@ -44,6 +44,54 @@ async function pass(clock: FakeClock, milliseconds: number): Promise<void> {
   }
 }
 
+describe('a device that goes while another is being opened', () => {
+  /** Two devices; the second takes its time to open, and the first goes meanwhile. */
+  async function opening(wait: boolean, late: boolean) {
+    const [one, two] = [
+      deviceWith({ handle: 'one', ports: [1] }),
+      deviceWith({ handle: 'two', ports: [2] }),
+    ];
+    const rig = bench('*', wait, ...(late ? [] : [one, two]));
+    let go = () => {};
+    const { open } = two;
+    two.open = async () => {
+      await new Promise<void>((resolve) => {
+        go = resolve;
+      });
+      await open.call(two);
+    };
+    const starting = rig.source.start();
+    if (late) {
+      assert.deepEqual(await starting, []);
+      rig.usb.devices = [one, two];
+    }
+    await pass(rig.clock, 500);
+    rig.usb.devices = [two];
+    await pass(rig.clock, 2000);
+    assert.deepEqual(rig.log, ['gone Maker Thing']);
+    go();
+    for (let turn = 0; turn < 5; turn++) await settle();
+    return { ...rig, starting };
+  }
+
+  it('at the start: it is not among those that are exported', async () => {
+    const { source, starting } = await opening(true, false);
+    const found = await starting;
+    assert.deepEqual(
+      found.map(({ busId }) => busId),
+      ['1-2'],
+    );
+    source.stop();
+    for (const { device } of found) await device.dispose();
+  });
+
+  it('later: only the other one is told of', async () => {
+    const { source, log } = await opening(true, true);
+    assert.deepEqual(log, ['gone Maker Thing', 'added 1-2 Maker Thing']);
+    source.stop();
+  });
+});
+
 describe('devices that the package shows', () => {
   const places = (platform: NodeJS.Platform, ...devices: Partial<FakePackageDevice>[]) =>
     listingsOf(devices.map(deviceWith), platform).map(({ busId }) => busId);
