@@ -6,6 +6,7 @@
  */
 import koffi from 'koffi';
 import { UserError } from '../../core/errors.ts';
+import { guarded } from '../../core/foreign-calls.ts';
 import { PlatformError } from '../platform.ts';
 
 export const PROT_NONE = 0;
@@ -79,7 +80,7 @@ export function expectDone(result: number, what: string): void {
 /** Calls back from the event loop while `fd` has something to read; returns what ends that. */
 export function whenReadable(fd: number, onReadable: () => void): { close(): void } {
   // The handle must be kept: once it is collected, there are no more calls.
-  return koffi.node.poll(fd, { readable: true }, () => onReadable());
+  return koffi.node.poll(fd, { readable: true }, () => guarded(onReadable));
 }
 
 /** Where `memory` begins. It must not be garbage while the number is in use. */

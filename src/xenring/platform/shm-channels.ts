@@ -13,6 +13,7 @@
  */
 import { closeSync, constants, openSync } from 'node:fs';
 import { assert } from '../../core/assert.ts';
+import { guarded } from '../../core/foreign-calls.ts';
 import { type Domain, type EventChannel, PlatformError } from '../platform.ts';
 import { expectDone, libc, whenReadable } from './libc.ts';
 import type { ShmPeer, ShmPeers } from './shm-peers.ts';
@@ -73,6 +74,8 @@ export class ShmChannels {
       throw noSuchOffer(peer, otherPort);
     }
     const end = { link: link.hold(), port: otherPort };
+    // Whoever was bound before may have been killed between the bit and the bell.
+    if (Atomics.load(words, at + PENDING) !== 0) link.ring();
     // What the offerer has said before anybody listened is said now (as Xen does).
     Atomics.store(this.#segment.words, this.#segment.portAt(port) + PENDING, 1);
     libc().write(this.#fd, this.#bell, 1);
@@ -120,7 +123,8 @@ export class ShmChannels {
     const { words } = this.#segment;
     for (const [port, channel] of this.#channels) {
       const at = this.#segment.portAt(port) + PENDING;
-      if (Atomics.load(words, at) !== 0 && Atomics.exchange(words, at, 0) !== 0) channel.onEvent();
+      if (Atomics.load(words, at) === 0 || Atomics.exchange(words, at, 0) === 0) continue;
+      guarded(channel.onEvent); // the others' bits are found by this look alone
     }
   }
 

@@ -5,6 +5,7 @@
  * written back. That is done after the callbacks: events that come meanwhile make one more.
  */
 import { assert } from '../../core/assert.ts';
+import { guarded } from '../../core/foreign-calls.ts';
 import { type Domain, type EventChannel, PlatformError } from '../platform.ts';
 import { lastErrno, libc, whenReadable } from './libc.ts';
 import { XenDevice } from './xen-device.ts';
@@ -72,14 +73,12 @@ export class XenChannels {
   #dispatch(): void {
     const octets = Number(this.#read(this.#device.fd, this.#ports, this.#ports.length));
     if (octets <= 0) return;
-    try {
-      for (let at = 0; at + PORT_OCTETS <= octets; at += PORT_OCTETS) {
-        this.#channels.get(this.#ports.readUInt32LE(at))?.onEvent();
-      }
-    } finally {
-      // A callback may have closed all, and the descriptor be another one by now.
-      if (!this.#closed) this.#write(this.#device.fd, this.#ports, octets);
+    for (let at = 0; at + PORT_OCTETS <= octets; at += PORT_OCTETS) {
+      const channel = this.#channels.get(this.#ports.readUInt32LE(at));
+      if (channel !== undefined) guarded(channel.onEvent); // the others are not read again
     }
+    // A callback may have closed all, and the descriptor be another one by now.
+    if (!this.#closed) this.#write(this.#device.fd, this.#ports, octets);
   }
 }
 

@@ -2,6 +2,7 @@
  * The other domain of the platform contract: a process of its own that does as it is told.
  */
 
+import { type Libc, libc } from '../../../src/xenring/platform/libc.ts';
 import { openShmPlatform } from '../../../src/xenring/platform/shm.ts';
 import { openXenPlatform } from '../../../src/xenring/platform/xen.ts';
 import type {
@@ -32,9 +33,22 @@ function keep(channel: EventChannel): number {
   return channel.port;
 }
 
+let diesAtBell = false;
+
+/** Lets the process be killed in the middle of `notify`: the word is set, the doorbell not rung. */
+function mayDieAtBell(): void {
+  const calls = libc() as { write: Libc['write'] };
+  const { write } = calls;
+  calls.write = (fd, from, octets) => {
+    if (diesAtBell) process.kill(process.pid, 'SIGKILL');
+    return write(fd, from, octets);
+  };
+}
+
 /** What it can be told. Grants go by their first reference, channels by their port. */
 export const commands = {
   async open(kind: 'shm' | 'xen', folder: string, domain: number): Promise<number> {
+    if (kind === 'shm') mayDieAtBell();
     platform =
       kind === 'xen'
         ? await openXenPlatform()
@@ -74,6 +88,10 @@ export const commands = {
   bind: (peer: number, port: number) => keep(platform.bindChannel(peer, port)),
   notify(port: number, times = 1): void {
     for (let time = 0; time < times; time++) known(channels, port).channel.notify();
+  },
+  notifyAndDie(port: number): void {
+    diesAtBell = true;
+    known(channels, port).channel.notify();
   },
   events: (port: number) => known(channels, port).events,
   echo(port: number): void {

@@ -277,6 +277,29 @@ describe('shared memory of one host', () => {
       rmSync(own, { recursive: true });
     });
 
+    it('and dies between the bit and the bell leaves nobody deaf', async () => {
+      const own = mkdtempSync(join(tmpdir(), 'urbgate-shm-'));
+      const server = await openShmPlatform({ folder: own, domain: 9, serveStore: true });
+      let back = await Remote.start('shm', own, 5);
+      const channel = server.offerChannel(5);
+      let events = 0;
+      channel.onEvent = () => {
+        events++;
+      };
+      const port = await back.ask('bind', 9, channel.port);
+      await assert.rejects(back.ask('notifyAndDie', port), /has ended/);
+      back = await Remote.start('shm', own, 5);
+      const again = await back.ask('bind', 9, channel.port);
+      await back.ask('notify', again);
+      await until('an event is here', () => events > 0);
+      const before = events;
+      await back.ask('notify', again);
+      await until('and the next', () => events > before);
+      await back.kill();
+      await server.close();
+      rmSync(own, { recursive: true });
+    });
+
     it('takes the store with it, if it was the one who served it', async () => {
       const own = mkdtempSync(join(tmpdir(), 'urbgate-shm-'));
       const zero = await Remote.start('shm', own, 0);
@@ -305,6 +328,32 @@ describe('shared memory of one host', () => {
       }
       rmSync(join(folder, 'domain-7.pages'));
       rmSync(join(folder, 'domain-7.events'));
+    });
+
+    it('a handler that throws takes no event from another channel', async () => {
+      const offered = [here.offerChannel(0), here.offerChannel(0)];
+      const bound = offered.map(({ port }) => here.bindChannel(0, port));
+      const seen = [0, 0];
+      for (const [n, channel] of offered.entries()) {
+        channel.onEvent = () => {
+          seen[n] = (seen[n] ?? 0) + 1;
+          throw new Error(`thrown by ${n}`);
+        };
+      }
+      const listeners = process.listeners('uncaughtException');
+      process.removeAllListeners('uncaughtException');
+      const caught: string[] = [];
+      process.on('uncaughtException', ({ message }) => caught.push(message));
+      try {
+        for (const channel of bound) channel.notify(); // one look at the doorbell finds both
+        await until('both errors are told', () => caught.length === 2);
+      } finally {
+        process.removeAllListeners('uncaughtException');
+        for (const listener of listeners) process.on('uncaughtException', listener);
+        for (const channel of [...bound, ...offered]) channel.close();
+      }
+      assert.deepEqual(seen, [1, 1]);
+      assert.deepEqual(caught.sort(), ['thrown by 0', 'thrown by 1']);
     });
 
     it('noise in the doorbell does nothing', async () => {

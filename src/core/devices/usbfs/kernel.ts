@@ -5,6 +5,7 @@
  */
 import { closeSync, openSync, readFileSync } from 'node:fs';
 import koffi from 'koffi';
+import { guarded } from '../../foreign-calls.ts';
 import { ARCHITECTURES } from './abi.ts';
 
 /** Memory at an address that does not change. */
@@ -112,7 +113,7 @@ class KernelFile implements UsbfsFile {
     this.unwatch(); // one that nobody closes would watch the number of a file that is closed
     // The file of a device that has gone says POLLERR, and uv_poll stops at that. koffi gives the
     // status of uv_poll first, which its declarations do not have.
-    const onPoll = (...[status]: unknown[]) => ready(status !== 0);
+    const onPoll = (...[status]: unknown[]) => guarded(() => ready(status !== 0));
     this.#poll = koffi.node.poll(this.#fd, { writable: true }, onPoll);
   }
 

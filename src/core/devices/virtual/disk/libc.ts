@@ -5,6 +5,7 @@
  * no hole punching outside 64-bit Linux.
  */
 import koffi from 'koffi';
+import { guarded } from '../../../foreign-calls.ts';
 
 /** <sys/file.h>; the same on Linux, macOS and the BSDs. */
 const LOCK_SH = 1;
@@ -66,8 +67,11 @@ export function punchHole(
     offset,
     octets,
     (error: Error | null, answer: number) => {
-      if (error !== null || answer === 0) done(error);
-      else done(new Error(`Cannot punch a hole of ${octets} octets at ${offset}`));
+      const failed = error === null && answer !== 0;
+      const reason = failed
+        ? new Error(`Cannot punch a hole of ${octets} octets at ${offset}`)
+        : error;
+      guarded(() => done(reason));
     },
   );
 }
