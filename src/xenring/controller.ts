@@ -25,7 +25,7 @@ import { Port } from './port.ts';
 import { RingError } from './ring-error.ts';
 import type { GuestMemory } from './transfer-memory.ts';
 import { buildUrb, endpointOf, refusal } from './urb-request.ts';
-import { type Answer, NO_ENTRY, plainAnswer, UrbRing } from './urb-ring.ts';
+import { type Answer, plainAnswer, UrbRing } from './urb-ring.ts';
 import { type PortSpeed, STATUS_NUMBER, TRANSFER_FLAG } from './usbif.ts';
 
 /** How often one call of `work` looks at the ring; a front end that never stops waits its turn. */
@@ -189,14 +189,13 @@ export class Controller {
         `Cannot accept request ${request.id}: a request of this id is out, wanted a new one`,
       );
     }
+    this.#entries.add(entry);
+    this.#ring.note(entry.index, request.id);
     if (request.unlink) {
-      this.#entries.giveBack(entry);
-      this.#respond(NO_ENTRY, request.id, plainAnswer('ok'));
+      this.#answer(entry, plainAnswer('ok'));
       this.#unlink(request.unlinkId);
       return;
     }
-    this.#entries.add(entry);
-    this.#ring.note(entry.index, request.id);
     const status = this.#submit(entry);
     if (status !== null) this.#answer(entry, plainAnswer(status));
   }
@@ -254,12 +253,8 @@ export class Controller {
 
   #answer(entry: Entry, answer: Answer): void {
     this.#entries.answered(entry);
-    this.#respond(entry.index, entry.request.id, answer);
+    if (this.#ring.respond(entry.index, entry.request.id, answer)) this.#entries.published();
     if (!this.#working) this.#options.onAnswered();
-  }
-
-  #respond(entry: number, id: number, answer: Answer): void {
-    if (this.#ring.respond(entry, id, answer)) this.#entries.published();
   }
 
   #publish(): void {

@@ -40,15 +40,11 @@ export class Entries {
     return place === 0 ? undefined : this.#all[place - 1];
   }
 
-  /** A place for the next request. `add` or `giveBack` it. */
+  /** A place for the next request. `add` it, unless the connection ends. */
   take(): Entry {
     const entry = this.#free.pop();
     assert(entry !== undefined, 'Cannot take a request: more are out than the ring has slots');
     return entry;
-  }
-
-  giveBack(entry: Entry): void {
-    this.#free.push(entry);
   }
 
   /** Its request is out. */

@@ -73,15 +73,18 @@ export class BackRing {
   #taken: number;
   /** Responses made, published or not (rsp_prod_pvt). */
   #answered: number;
-  /** `#answered` when `needsEvent` was asked last. */
+  /** Responses for which an event was sent if one was wanted. */
   #announced: number;
 
-  /** @param at Responses that a back end before this one has published. */
+  /**
+   * @param at Responses that a back end before this one has published. It may have been killed before it
+   * sent the event for them, so they count as not announced.
+   */
   constructor(memory: Buffer, sizes: SlotSizes, at = 0) {
     this.#page = new RingPage(memory, sizes);
     this.#taken = at;
     this.#answered = at;
-    this.#announced = at;
+    this.#announced = (at - this.#page.slots) >>> 0;
   }
 
   get slots(): number {

@@ -12,9 +12,6 @@ import { STATUS_NUMBER, UrbRequest, UrbResponse } from './usbif.ts';
 
 const SIZES = { requestOctets: UrbRequest.octets, responseOctets: UrbResponse.octets };
 
-/** What a request without an entry in the journal has: it is answered as soon as it is taken. */
-export const NO_ENTRY = -1;
-
 /** Responses that may wait to be published together, and octets that may have moved for them. */
 const TOGETHER_RESPONSES_MAX = 4;
 const TOGETHER_OCTETS_MAX = 4096;
@@ -87,7 +84,7 @@ export class UrbRing {
     into.read(this.#ring.view, this.#ring.take(), ports);
   }
 
-  /** Call before the request has any effect. */
+  /** Call before the request has any effect, and before its slot may have an answer in it. */
   note(entry: number, id: number): void {
     assert((this.#entries & (1 << entry)) === 0, 'Cannot note a request: its entry is taken');
     this.#journal.taken(entry, id);
@@ -95,11 +92,9 @@ export class UrbRing {
 
   /**
    * Makes a response. It is published with those behind it, for an index costs more than a response:
-   * the front end looks at the memory around it meanwhile. Call `publish` when no more come.
-   *
-   * One without an entry does not wait: its request would be missing from what is owed, and the next
-   * back end would take up the ring one request too early. For the same reason an entry belongs to its
-   * request until the answer is published. Returns whether all are.
+   * the front end looks at the memory around it meanwhile. Call `publish` when no more come. An entry
+   * belongs to its request until the answer is published, or the next back end would take up the ring one
+   * request too early. Returns whether all are.
    */
   respond(entry: number, id: number, answer: Answer): boolean {
     const { view } = this.#ring;
@@ -110,12 +105,12 @@ export class UrbRing {
     view.setInt32(at + offsets.status, answer.status, true);
     view.setInt32(at + offsets.actualLength, answer.octets, true);
     view.setInt32(at + offsets.errorCount, answer.errorCount, true);
-    if (entry !== NO_ENTRY) this.#entries |= 1 << entry;
+    this.#entries |= 1 << entry;
     this.#together++;
     this.#octets += answer.octets;
     const isEnough =
       this.#together === TOGETHER_RESPONSES_MAX || this.#octets >= TOGETHER_OCTETS_MAX;
-    if (!isEnough && entry !== NO_ENTRY) return false;
+    if (!isEnough) return false;
     this.publish();
     return true;
   }

@@ -169,7 +169,7 @@ export class MemoryPlatform implements Platform {
   }
 
   grant(peer: Domain, pages: number): GrantedPages {
-    const memory = Buffer.from(new ArrayBuffer(pages * PAGE_OCTETS));
+    const memory = this.pages(pages);
     const references: number[] = [];
     const end = () => {
       for (const one of references) this.endGrant(one);
@@ -181,9 +181,9 @@ export class MemoryPlatform implements Platform {
     return { memory, references, end };
   }
 
-  /** Memory for `grantPage`. */
+  /** Memory for `grantPage`; shared, so that another view of it can be told apart (crash-world.ts). */
   pages(count: number): Buffer {
-    return Buffer.from(new ArrayBuffer(count * PAGE_OCTETS));
+    return Buffer.from(new SharedArrayBuffer(count * PAGE_OCTETS));
   }
   grantPage(peer: Domain, page: Buffer): number {
     const reference = this.#next++;
