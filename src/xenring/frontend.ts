@@ -6,6 +6,7 @@ import { EventEmitter } from 'node:events';
 import { type Clock, systemClock } from '../core/clock.ts';
 import { backendLeft } from './backend-left.ts';
 import { FrontUrbs, IDS } from './front-urbs.ts';
+import { Looks } from './looks.ts';
 import type {
   EventChannel,
   GrantedPages,
@@ -60,12 +61,11 @@ export class Frontend extends EventEmitter<FrontendEvents> {
   readonly #path: string;
   readonly #clock: Clock;
   readonly #devices = new Map<number, RingDevice>();
+  readonly #looks = new Looks(() => this.#look());
   #backend = '';
   #backDomain = 0;
   #watch: StoreWatch | null = null;
   #rings: Rings | null = null;
-  #looking: Promise<void> | null = null;
-  #lookAgain = false;
   #closing = false;
 
   /**
@@ -100,13 +100,14 @@ export class Frontend extends EventEmitter<FrontendEvents> {
       throw new RingError('unknown-state', `Cannot use ${this.#path}: there is no controller`);
     }
     await this.#setState('initialising');
-    this.#watch = await store.watch(`${this.#backend}/state`, () => this.#look());
+    this.#watch = await store.watch(`${this.#backend}/state`, () => this.#looks.ask());
   }
 
   /** Leaves in an orderly way; resolves when the back end has let go. */
   async close(): Promise<void> {
     this.#closing = true;
-    await this.#looking;
+    this.#looks.stop();
+    await this.#looks.ended();
     await this.#watch?.end();
     this.#loseDevices();
     if (this.#rings === null) return;
@@ -120,28 +121,20 @@ export class Frontend extends EventEmitter<FrontendEvents> {
   /** The store, and whoever served it, is gone: lets go of everything without a word to anybody. */
   abandon(): void {
     this.#closing = true;
+    this.#looks.stop();
     this.#release();
   }
 
-  #look(): void {
-    this.#lookAgain = true;
-    this.#looking ??= this.#lookUntilQuiet().finally(() => {
-      this.#looking = null;
-    });
-    this.#looking.catch((error) => {
-      if (this.#closing) return;
-      this.abandon();
-      this.emit('fault', error);
-    });
-  }
-
-  async #lookUntilQuiet(): Promise<void> {
-    while (this.#lookAgain && !this.#closing) {
-      this.#lookAgain = false;
+  async #look(): Promise<void> {
+    try {
       const { store } = this.#platform;
       const own = xenbusStateOf(await store.read(`${this.#path}/state`));
       const back = xenbusStateOf(await store.read(`${this.#backend}/state`));
       if (own !== undefined) await this.#act(own, back);
+    } catch (error) {
+      if (this.#closing) return;
+      this.abandon();
+      this.emit('fault', error as Error);
     }
   }
 
@@ -161,7 +154,7 @@ export class Frontend extends EventEmitter<FrontendEvents> {
       case 'restart':
         this.#release();
         await this.#leave('initialising');
-        this.#lookAgain = true;
+        this.#looks.ask();
         break;
       case 'wait':
         break;

@@ -4,7 +4,8 @@
  */
 export class Looks {
   readonly #look: () => Promise<void>;
-  #looking: Promise<void> | null = null;
+  #looking = false;
+  #quiet: Promise<void> = Promise.resolve();
   #again = false;
   #stopped = false;
 
@@ -16,9 +17,7 @@ export class Looks {
   /** Something has changed. */
   ask(): void {
     this.#again = true;
-    this.#looking ??= this.#untilQuiet().finally(() => {
-      this.#looking = null;
-    });
+    if (!this.#looking) this.#quiet = this.#untilQuiet();
   }
 
   /** No look begins any more. */
@@ -28,13 +27,15 @@ export class Looks {
 
   /** Resolves when no look is under way. */
   async ended(): Promise<void> {
-    await this.#looking;
+    await this.#quiet;
   }
 
   async #untilQuiet(): Promise<void> {
+    this.#looking = true;
     while (this.#again && !this.#stopped) {
       this.#again = false;
       await this.#look();
     }
+    this.#looking = false; // in the same breath: who asks from now on begins anew
   }
 }
