@@ -14,31 +14,46 @@ import { checkoutFolder } from './lab/paths.ts';
 const BUS_ID = '9-1';
 const SERIAL = 'KEYS';
 const READS = 4;
+/** Of the client with the device; the machine sleeps between them. */
+const LIVES = 3;
 const START_SECONDS = 120;
 const SLEEP_SECONDS = 60;
 
 const inCheckout = (...names: string[]) => join(checkoutFolder(), ...names);
 
-/** Has the device twice: until the connection ends, and again. Each of its lines is looked for below. */
+/**
+ * Has the device until the connection ends, again and again. Each time it begins to read when it is told to.
+ * Each of its lines is looked for below.
+ */
 const CLIENT = `
+import { once } from 'node:events';
 import { importDevice } from '${inCheckout('dist', 'src', 'usbip', 'client.js')}';
 const server = { host: '127.0.0.1', port: Number(process.argv[2]) };
 const setup = Buffer.from([0, 9, 1, 0, 0, 0, 0, 0]);
-for (let life = 1; life <= 2; life++) {
+for (let life = 1; life <= ${LIVES}; life++) {
   let device;
   while (device === undefined) {
     device = await importDevice(server, '${BUS_ID}').catch(() => undefined);
     if (device === undefined) await new Promise((resolve) => setTimeout(resolve, 200));
   }
   const { status } = await device.transfer({ endpoint: 0, type: 'control', setup });
+  console.log('has it', life, status);
+  await once(process.stdin, 'data');
   for (let n = 0; n < ${READS}; n++) {
     const read = { endpoint: 0x81, type: 'interrupt', octets: 8, interval: 8 };
-    device.submit(read, (result) => console.log('read', n, result.status, result.actualOctets));
+    device.submit(read, (result) => console.log('life', life, 'read', n, result.status, result.actualOctets));
   }
-  console.log('has it', life, status);
+  console.log('reads', life);
   await device.closed;
   console.log('lost it', life);
 }`;
+
+/** Puts the machine to sleep for each line that it reads. Nothing of it is in a file. */
+const SLEEPER = `
+echo 1 > /sys/module/suspend/parameters/pm_test_delay
+while read number; do
+  echo devices > /sys/power/pm_test; echo mem > /sys/power/state; echo awake $number $?
+done`;
 
 describe('a machine that sleeps, with a device exported through usbfs', function () {
   this.timeout(300_000);
@@ -72,20 +87,26 @@ describe('a machine that sleeps, with a device exported through usbfs', function
     const [, port] = await gateway.printed(/Listening on \S*:(\d+)[\s\S]*Exporting/, START_SECONDS);
     await guest.succeed('cat > /run/client.mjs', { input: CLIENT });
     const client = guest.start(`exec /run/node /run/client.mjs ${port} 2>&1`);
-    client.end();
-    await client.printed(/has it 1 ok/, START_SECONDS);
-    const sleep = guest.start(
-      'echo devices > /sys/power/pm_test; echo mem > /sys/power/state; echo awake $?',
-    );
-    await sleep.printed(/awake 0/, SLEEP_SECONDS);
-    await client.printed(/has it 2 ok/, SLEEP_SECONDS);
-    const lines = client.stdout.trim().split('\n');
-    const reads = lines.filter((line) => line.startsWith('read')).sort();
-    assert.deepEqual(
-      reads,
-      Array.from({ length: READS }, (_, n) => `read ${n} shutdown 0`),
-    );
-    assert.equal(lines.filter((line) => line === 'lost it 1').length, 1);
-    assert.match(gateway.stdout, new RegExp(`${BUS_ID} has gone: .*this machine slept`));
+    const sleeper = guest.start(SLEEPER);
+    for (let life = 1; life < LIVES; life++) {
+      await client.printed(new RegExp(`has it ${life} ok`), START_SECONDS);
+      // The second time the gateway hears of the reads when the machine is awake again.
+      const isLate = life === 2;
+      if (isLate) gateway.signal('SIGSTOP');
+      client.write('read\n');
+      await client.printed(new RegExp(`reads ${life}`), START_SECONDS);
+      sleeper.write(`${life}\n`);
+      await sleeper.printed(new RegExp(`awake ${life} 0`), SLEEP_SECONDS);
+      if (isLate) gateway.signal('SIGCONT');
+      await client.printed(new RegExp(`lost it ${life}`), SLEEP_SECONDS);
+      assert.deepEqual(
+        client.stdout.match(new RegExp(`^life ${life} read .*$`, 'gm'))?.sort(),
+        Array.from({ length: READS }, (_, n) => `life ${life} read ${n} shutdown 0`),
+      );
+    }
+    await client.printed(new RegExp(`has it ${LIVES} ok`), SLEEP_SECONDS);
+    assert.equal(client.stdout.match(/lost it/g)?.length, LIVES - 1);
+    const gone = new RegExp(`${BUS_ID} has gone: .*this machine slept`, 'g');
+    assert.equal(gateway.stdout.match(gone)?.length, LIVES - 1);
   });
 });

@@ -69,6 +69,8 @@ const code = (direction: number, number: number, size: number): number =>
 export const IOCTL = {
   setInterface: code(READ, 4, 8),
   setConfiguration: code(READ, 5, 4),
+  /** struct usbdevfs_getdriver: which driver an interface has. */
+  getDriver: code(WRITE, 8, 260),
   submitUrb: code(READ, 10, UsbfsUrb.octets),
   discardUrb: code(0, 11, 0),
   reapUrbNoDelay: code(WRITE, 13, 8),
@@ -98,6 +100,7 @@ export const ERRNO = {
   ENODEV: 19,
   EINVAL: 22,
   EPIPE: 32,
+  ENODATA: 61,
   ETIME: 62,
   ECOMM: 70,
   EPROTO: 71,
@@ -125,6 +128,7 @@ const STATUS_BY_ERRNO = new Map<number, UrbStatus>([
   [ERRNO.ESHUTDOWN, 'shutdown'],
   [ERRNO.ENODEV, 'shutdown'],
   [ERRNO.EHOSTUNREACH, 'shutdown'],
+  [ERRNO.EBUSY, 'shutdown'], // another driver has the interface
   [ERRNO.ENOMEM, 'no-memory'],
   [ERRNO.EINVAL, 'invalid'],
 ]);

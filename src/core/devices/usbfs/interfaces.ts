@@ -11,6 +11,9 @@ import type { Memory, UsbfsFile } from './kernel.ts';
 
 /** struct usbdevfs_disconnect_claim: interface, flags, name of a driver. */
 const CLAIM_NAME_OFFSET = 8;
+/** struct usbdevfs_getdriver: interface, name of its driver. */
+const DRIVER_NAME_OFFSET = 4;
+const USBFS = 'usbfs';
 export const ARGUMENT_OCTETS = 264;
 
 export class Interfaces {
@@ -36,7 +39,7 @@ export class Interfaces {
       octets.fill(0, 0, ARGUMENT_OCTETS);
       octets.writeUInt32LE(number, 0);
       octets.writeUInt32LE(CLAIM_EXCEPT_DRIVER, 4);
-      octets.write('usbfs', CLAIM_NAME_OFFSET);
+      octets.write(USBFS, CLAIM_NAME_OFFSET);
       const answer = await this.#call(IOCTL.disconnectClaim);
       if (answer < 0) {
         await this.giveBack();
@@ -44,6 +47,16 @@ export class Interfaces {
       }
     }
     return 0;
+  }
+
+  /** Whether the interface is still claimed through usbfs. Not while another call is under way. */
+  isOurs(number: number): boolean {
+    const { octets, address } = this.#argument;
+    octets.writeUInt32LE(number, 0);
+    if (this.#file.ioctl(IOCTL.getDriver, address) < 0) return false; // it has none
+    return (
+      octets.toString('latin1', DRIVER_NAME_OFFSET, octets.indexOf(0, DRIVER_NAME_OFFSET)) === USBFS
+    );
   }
 
   /** Lets go of every interface and lets the kernel's drivers have them. */

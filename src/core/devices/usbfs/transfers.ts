@@ -10,9 +10,10 @@
 import { assert } from '../../assert.ts';
 import type { EndpointInfo } from '../../device.ts';
 import { type Room, type Urb, type UrbStatus, writeSetup } from '../../urb.ts';
-import { ERRNO, FLAG, IOCTL, refusalOf, statusOf, submitStatus } from './abi.ts';
+import { ERRNO, FLAG, IOCTL, refusalOf, submitStatus } from './abi.ts';
 import { failPart, type Part, partsOf, readPackets, writePackets } from './isochronous.ts';
 import type { Memory, UsbfsFile } from './kernel.ts';
+import { type KernelState, Reaper } from './reaper.ts';
 import { Block, TransferMemory } from './transfer-memory.ts';
 import { EndpointRuns, type UrbSlot, UrbTable } from './urb-table.ts';
 
@@ -22,14 +23,13 @@ const REAPS_MAX = 256;
 const NO_OCTETS = Buffer.alloc(0);
 
 export class Transfers {
-  /** The kernel has taken the device back: the machine slept, or a driver has an interface. */
-  isLost = false;
   readonly #file: UsbfsFile;
   readonly #completed: (urb: Urb) => void;
   readonly #mayLend: () => boolean;
   readonly #memory: TransferMemory;
   readonly #table: UrbTable;
   readonly #runs = new EndpointRuns();
+  readonly reaper: Reaper;
 
   /** `table`: memory for the structures, of `TABLE_OCTETS`. `mayLend`: see `DeviceHost.borrows`. */
   constructor(
@@ -37,12 +37,14 @@ export class Transfers {
     table: Memory,
     completed: (urb: Urb) => void,
     mayLend: () => boolean,
+    kernel: KernelState,
   ) {
     this.#file = file;
     this.#completed = completed;
     this.#mayLend = mayLend;
     this.#memory = new TransferMemory(file);
     this.#table = new UrbTable(table);
+    this.reaper = new Reaper(file, this.#table, kernel);
   }
 
   /** A URB of this endpoint goes in pieces: nothing may be submitted behind it. */
@@ -81,12 +83,13 @@ export class Transfers {
    * @returns false when the device has gone and nothing is left.
    */
   reap(last: boolean): boolean {
-    for (let count = 0; last || count < REAPS_MAX; count++) {
-      const answer = this.#file.ioctl(IOCTL.reapUrbNoDelay, this.#table.reapAddress);
-      if (answer >= 0) this.#reaped(this.#table.reaped);
-      else if (answer === -ERRNO.ENODEV) return false;
-      else if (answer !== -ERRNO.EINTR) return true;
-      if (!last && !this.isLost && this.#table.busyCount === 0) return true;
+    for (let count = 0; last || this.reaper.isAhead || count < REAPS_MAX; count++) {
+      const slot = this.reaper.next();
+      if (typeof slot === 'object') this.#reaped(slot);
+      else if (slot === -ERRNO.ENODEV) return false;
+      else if (slot !== -ERRNO.EINTR) return true;
+      if (this.reaper.mayNotAsk) return true;
+      if (!last && !this.reaper.isLost && this.#table.busyCount === 0) return true;
     }
     return true;
   }
@@ -118,7 +121,7 @@ export class Transfers {
     slot.pieceOctets = urb.octets;
     const flags = urb.shortNotOk ? FLAG.shortNotOk : 0;
     this.#table.write(slot, urb.endpoint, flags, SETUP_OCTETS + setup.length);
-    const answer = this.#file.ioctl(IOCTL.submitUrb, slot.address);
+    const answer = this.#ask(slot);
     if (answer < 0) this.#finish(slot, refusalOf(-answer), 0);
   }
 
@@ -151,12 +154,11 @@ export class Transfers {
     if (urb.zeroPacket && last) flags |= FLAG.zeroPacket;
     if (run.flying > 0 && urb.endpoint.type === 'bulk') flags |= FLAG.bulkContinuation;
     this.#table.write(slot, urb.endpoint, flags, octets);
-    const answer = this.#file.ioctl(IOCTL.submitUrb, slot.address);
+    const answer = this.#ask(slot);
     if (answer >= 0) {
       run.flying++;
       return;
     }
-    if (answer === -ERRNO.EBUSY) this.isLost = true;
     // Refused because one before it has failed, which is not reaped yet: as if it had been unlinked.
     const refused = (flags & FLAG.bulkContinuation) !== 0 && answer === -ERRNO.EREMOTEIO;
     this.#finish(slot, refused ? 'unlinked' : submitStatus(-answer), 0);
@@ -196,9 +198,13 @@ export class Transfers {
     slot.packetCount = part.count;
     writePackets(this.#table, slot, urb);
     this.#table.write(slot, urb.endpoint, FLAG.isoAsap, part.octets, part.count);
-    const answer = this.#file.ioctl(IOCTL.submitUrb, slot.address);
+    const answer = this.#ask(slot);
     if (answer < 0) this.#giveUp(slot);
     return answer;
+  }
+
+  #ask(slot: UrbSlot): number {
+    return this.reaper.checked(this.#file.ioctl(IOCTL.submitUrb, slot.address));
   }
 
   /** A slot for a URB with this memory, or completes it. */
@@ -225,7 +231,7 @@ export class Transfers {
     assert(urb !== null && block !== null);
     const actual = Math.min(this.#table.actual(slot), slot.pieceOctets);
     if (slot.whole !== null) block.octets.copy(slot.whole, slot.done, 0, actual);
-    const status = this.#statusOf(slot, errno);
+    const status = this.reaper.statusOf(slot, errno);
     const more = slot.done + slot.pieceOctets < urb.octets && actual === slot.pieceOctets;
     if (status === 'ok' && more && slot.run !== null) {
       slot.done += actual;
@@ -234,14 +240,6 @@ export class Transfers {
       return;
     }
     this.#finish(slot, status, actual);
-  }
-
-  /** ENOENT: the session unlinked it, or a new setting swept it away. ESHUTDOWN: sleep, or unplugged. */
-  #statusOf(slot: UrbSlot, errno: number): UrbStatus {
-    // Endpoint 0 has ESHUTDOWN in a reset as well.
-    if (errno === -ERRNO.ESHUTDOWN && slot.urb?.setup === null) this.isLost = true;
-    if (errno === -ERRNO.ENOENT && !slot.unlinking) return 'shutdown';
-    return statusOf(errno);
   }
 
   #reapedPart(slot: UrbSlot, iso: NonNullable<UrbSlot['iso']>, errno: number): void {
@@ -253,7 +251,7 @@ export class Transfers {
     iso.actualOctets += moved;
     if (into !== null) iso.data.push(into.subarray(0, moved));
     if (errno < 0 && iso.status === 0) iso.status = errno;
-    const status = iso.status === 0 ? 'ok' : this.#statusOf(slot, iso.status);
+    const status = iso.status === 0 ? 'ok' : this.reaper.statusOf(slot, iso.status);
     iso.left--;
     this.#giveUp(slot);
     if (iso.left > 0) return;

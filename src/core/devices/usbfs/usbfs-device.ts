@@ -128,6 +128,10 @@ export class UsbfsDevice implements UsbDevice {
       memory,
       (urb) => this.#host?.completed(urb),
       () => this.#host?.borrows ?? false,
+      {
+        isLocked: () => this.#isLocked,
+        isOurs: (number) => this.#interfaces.isOurs(number),
+      },
     );
     this.#interfaces = new Interfaces(file, this.#configuration, {
       address: memory.address + TABLE_OCTETS,
@@ -158,11 +162,12 @@ export class UsbfsDevice implements UsbDevice {
   }
 
   submit(urb: Urb): void {
-    if (this.#gone || this.#transfers.isLost) this.#answer(urb, 'shutdown');
+    if (this.#gone || this.#transfers.reaper.isLost) this.#answer(urb, 'shutdown');
     else if (this.#isLocked) this.#submitLater.push(urb);
     else if (urb.setup === null || !this.#intercept(urb)) {
       this.#transfers.submit(urb);
-      if (this.#transfers.isLost) queueMicrotask(() => this.#contained(() => this.#reap(false)));
+      if (this.#transfers.reaper.isLost)
+        queueMicrotask(() => this.#contained(() => this.#reap(false)));
     }
   }
 
@@ -212,9 +217,10 @@ export class UsbfsDevice implements UsbDevice {
     if (effect.type === 'none') return false;
     // An endpoint that no setting has is the device's to refuse; so is endpoint 0.
     if (effect.type === 'clear-halt' && !this.#configuration.knows(effect.address)) return false;
-    void this.#whileLocked(() => this.#interfaces.apply(effect)).then((answer) => {
-      this.#answer(urb, answer < 0 ? refusalOf(-answer) : 'ok');
-    });
+    void this.#whileLocked(
+      () => this.#interfaces.apply(effect),
+      (answer) => this.#answer(urb, answer < 0 ? refusalOf(-answer) : 'ok'),
+    );
     return true;
   }
 
@@ -222,20 +228,25 @@ export class UsbfsDevice implements UsbDevice {
     return this.#lockCount > 0;
   }
 
-  /** Never rejects. */
-  #whileLocked(call: () => Promise<number>): Promise<number> {
+  /** `done` comes before the device may be gone. Never rejects. */
+  #whileLocked(
+    call: () => Promise<number>,
+    done: (answer: number) => void = () => {},
+  ): Promise<number> {
     const isFirst = this.#lockCount++ === 0;
     if (isFirst) this.#file.unwatch();
     const before = this.#lastLock;
-    this.#lastLock = this.#locked(isFirst ? call : () => before.then(call));
+    this.#lastLock = this.#locked(isFirst ? call : () => before.then(call), done);
     return this.#lastLock;
   }
 
-  async #locked(call: () => Promise<number>): Promise<number> {
-    const answer = await call().catch((error) => {
+  async #locked(call: () => Promise<number>, done: (answer: number) => void): Promise<number> {
+    const checked = async () => this.#transfers.reaper.checked(await call());
+    const answer = await checked().catch((error) => {
       this.#bug(error);
       return -ERRNO.ENODEV;
     });
+    this.#contained(() => done(answer));
     if (--this.#lockCount === 0) this.#contained(() => this.#unlocked());
     return answer;
   }
@@ -245,14 +256,14 @@ export class UsbfsDevice implements UsbDevice {
     for (const one of this.#submitLater.splice(0)) this.submit(one);
     if (this.#isLocked || this.#disposed) return; // by one of those
     this.#watch();
-    if (this.#transfers.isLost) this.#reap(false);
+    const { isLost, isAhead } = this.#transfers.reaper;
+    if (isLost || isAhead) this.#reap(false);
   }
 
   #watch(): void {
     this.#file.watch((last) => this.#contained(() => this.#reap(last)));
   }
 
-  /** For what nobody waits for. */
   #contained(work: () => void): void {
     try {
       work();
@@ -278,7 +289,8 @@ export class UsbfsDevice implements UsbDevice {
   #reap(last: boolean): void {
     if (this.#gone || this.#disposed || this.#isLocked) return;
     const isThere = this.#transfers.reap(last);
-    if (isThere && (!this.#transfers.isLost || this.#transfers.unlinkAll())) return;
+    if (this.#isLocked) return; // by a URB's end: there is more to do when that is over
+    if (isThere && (!this.#transfers.reaper.isLost || this.#transfers.unlinkAll())) return;
     this.#gone = true;
     this.#isPlugged = isThere;
     this.#transfers.abandon();

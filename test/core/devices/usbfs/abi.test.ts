@@ -6,6 +6,7 @@ describe('usbfs: numbers and structures', () => {
     assert.deepEqual(IOCTL, {
       setInterface: 0x80085504,
       setConfiguration: 0x80045505,
+      getDriver: 0x41045508,
       submitUrb: 0x8038550a,
       discardUrb: 0x0000550b,
       reapUrbNoDelay: 0x4008550d,

@@ -66,6 +66,11 @@ export class FakeUsbfs implements UsbfsFile {
   readonly calls: string[] = [];
   /** Answers to slow calls by name. */
   readonly answers = new Map<string, number>();
+  /** Drivers of interfaces; null for none. */
+  readonly drivers = new Map<number, string | null>([
+    [0, 'usbfs'],
+    [1, 'usbfs'],
+  ]);
   /** -errno of the next submission. */
   refuseNext = 0;
   /** How often it was asked for something to reap. */
@@ -89,6 +94,7 @@ export class FakeUsbfs implements UsbfsFile {
     if (request === IOCTL.reapUrbNoDelay) return this.#reap(argument);
     if (this.#gone) return -ERRNO.ENODEV;
     if (request === IOCTL.submitUrb) return this.#submit(argument);
+    if (request === IOCTL.getDriver) return this.#getDriver(argument);
     assert.equal(request, IOCTL.discardUrb);
     const one = this.pending.find(({ address }) => address === argument);
     if (one === undefined) return -ERRNO.EINVAL;
@@ -168,8 +174,13 @@ export class FakeUsbfs implements UsbfsFile {
     this.wake();
   }
 
-  /** The machine sleeps, and wakes up again. */
-  sleep(): void {
+  /**
+   * The machine sleeps, and wakes up again. Some host controllers still run when the port sleeps: then
+   * what they have in hand ends in an error of the bus before the kernel takes the rest back.
+   */
+  sleep(busErrno = 0): void {
+    const [first] = this.pending;
+    if (busErrno !== 0 && first !== undefined) this.#end(first, { errno: busErrno });
     this.#takeAll();
     this.wake();
   }
@@ -203,6 +214,16 @@ export class FakeUsbfs implements UsbfsFile {
       if (at >= 0 && at < memory.octets.length) return { memory, at };
     }
     throw new Error(`bad address ${address.toString(16)}`);
+  }
+
+  /** proc_getdriver */
+  #getDriver(argument: number): number {
+    const { memory, at } = this.#at(argument);
+    const driver = this.drivers.get(memory.octets.readUInt32LE(at)) ?? null;
+    if (driver === null) return -ERRNO.ENODATA;
+    memory.octets.fill(0, at + 4, at + 260);
+    memory.octets.write(driver, at + 4);
+    return 0;
   }
 
   #submit(address: number): number {

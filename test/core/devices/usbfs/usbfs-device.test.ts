@@ -732,7 +732,180 @@ describe('UsbfsDevice', () => {
       file.refuseNext = -ERRNO.EBUSY;
       await settle();
       clock.advance(5000);
-      assert.deepEqual(client.take(), ['2 protocol-error 0', '1 ok 0', 'removed']);
+      assert.deepEqual(client.take(), ['1 ok 0', '2 shutdown 0', 'removed']);
+      assert.equal(gone.count, 1);
+    });
+
+    describe('what a sleep took back ends as shutdown, whatever the kernel says of it', () => {
+      /** Its log, after reads of the bulk endpoint and one of the interrupt endpoint. */
+      async function slept(happens: (bench: Bench) => void): Promise<string[]> {
+        const bench = await open();
+        const { device, client, clock, session, gone } = bench;
+        session.submit(control(device, 1, [0x01, 11, 1, 1, 0]));
+        await settle();
+        client.take();
+        for (let id = 2; id <= 5; id++) session.submit(read(device, id, 512));
+        for (let id = 6; id <= 7; id++) {
+          session.submit(Urb.read(id, endpointOf(device, 0x85), 8, false));
+        }
+        happens(bench);
+        await settle();
+        clock.advance(5000);
+        await settle();
+        assert.equal(gone.count, 1);
+        return client.take();
+      }
+      const all = (...lines: string[]) => [
+        ...[2, 3, 4, 5, 6, 7].map(
+          (id) => lines.find((line) => line.startsWith(`${id} `)) ?? `${id} shutdown 0`,
+        ),
+        'removed',
+      ];
+      const sorted = (lines: string[]) => {
+        assert.equal(lines.at(-1), 'removed');
+        return lines.sort();
+      };
+
+      it('the kernel takes back all (ESHUTDOWN)', async () => {
+        assert.deepEqual(sorted(await slept(({ file }) => file.sleep())), all());
+      });
+
+      for (const errno of [ERRNO.EPROTO, ERRNO.EILSEQ, ERRNO.ETIME]) {
+        it(`the controller was in the middle of a transaction (errno ${errno}), then the kernel`, async () => {
+          const log = await slept(({ file }) => file.sleep(errno));
+          assert.deepEqual(sorted(log), all());
+        });
+      }
+
+      it('the kernel first, the controller then', async () => {
+        const log = await slept(({ file }) => {
+          file.end(file.pending.at(-1), { errno: ERRNO.ESHUTDOWN });
+          file.sleep(ERRNO.EPROTO);
+        });
+        assert.deepEqual(sorted(log), all());
+      });
+
+      for (const driver of ['usbhid', null]) {
+        it(`an error of the bus alone, and the interface has ${driver ?? 'no'} driver since`, async () => {
+          const log = await slept(({ file }) => {
+            file.drivers.set(1, driver);
+            file.finish(file.pending.at(-1), { errno: ERRNO.EPROTO });
+            file.wake(); // the others are taken back
+          });
+          assert.deepEqual(sorted(log), all());
+        });
+      }
+
+      it('what had ended before keeps its result', async () => {
+        const log = await slept(({ file }) => {
+          file.end(file.pending[0], { data: Buffer.alloc(512) });
+          file.end(file.pending[0], { data: Buffer.alloc(100) });
+          file.sleep();
+        });
+        assert.deepEqual(sorted(log), all('2 ok 512', '3 ok 100'));
+      });
+
+      it('the drivers are called back first, which sweeps (ENOENT)', async () => {
+        const log = await slept(({ file }) => {
+          file.end(file.pending.at(-1), { errno: ERRNO.ENOENT });
+          file.sleep();
+        });
+        assert.deepEqual(sorted(log), all());
+      });
+
+      it('it is submitted when a driver has the interface (EBUSY)', async () => {
+        const log = await slept(({ file, session, device }) => {
+          file.refuseNext = -ERRNO.EBUSY;
+          session.submit(write(device, 8, Buffer.alloc(8)));
+          queueMicrotask(() => queueMicrotask(() => file.wake()));
+        });
+        assert.deepEqual(sorted(log), [...all().slice(0, -1), '8 shutdown 0', 'removed']);
+      });
+
+      it('so is a control request, and an isochronous URB', async () => {
+        for (const later of [
+          (device: UsbfsDevice) => control(device, 8, [0x21, 9, 0, 0, 0]),
+          (device: UsbfsDevice) =>
+            Urb.isochronous(8, endpointOf(device, 0x83), 64, [
+              { offset: 0, octets: 64, actualOctets: 0, status: 'ok' },
+            ]),
+        ]) {
+          const log = await slept(({ file, session, device }) => {
+            file.refuseNext = -ERRNO.EBUSY;
+            session.submit(later(device));
+            queueMicrotask(() => queueMicrotask(() => file.wake()));
+          });
+          assert.deepEqual(sorted(log), [...all().slice(0, -1), '8 shutdown 0', 'removed']);
+        }
+      });
+
+      it('the kernel does not set a configuration while a driver has an interface (EBUSY)', async () => {
+        const log = await slept(({ file, session, device }) => {
+          file.answers.set('setConfiguration 1', -ERRNO.EBUSY);
+          session.submit(control(device, 8, [0x00, 9, 1, 0, 0]));
+          setImmediate(() => setImmediate(() => file.wake()));
+        });
+        assert.deepEqual(sorted(log), [...all().slice(0, -1), '8 shutdown 0', 'removed']);
+      });
+    });
+
+    it('nothing is asked of the kernel once a request of the queue has locked the device', async () => {
+      const { file, device, client, session } = await open();
+      session.submit(control(device, 1, [0x80, 6, 0x100, 0, 18]));
+      session.submit(control(device, 2, [0x01, 11, 1, 1, 0])); // starts inside the end of the first
+      session.submit(read(device, 3, 512));
+      const [first, second] = file.pending;
+      file.end(first, { data: Buffer.alloc(18) });
+      file.end(second, { data: Buffer.alloc(512) });
+      file.wake();
+      await settle();
+      file.wake();
+      await settle();
+      assert.deepEqual(client.take().sort(), ['1 ok 18', '2 ok 0', '3 ok 512']);
+    });
+
+    it('what was looked at ahead is not forgotten while the device is locked', async () => {
+      const { file, device, client, clock, session } = await open();
+      session.submit(read(device, 1, 512));
+      session.submit(control(device, 2, [0x80, 6, 0x100, 0, 18]));
+      session.submit(control(device, 3, [0x01, 11, 1, 1, 0]));
+      session.submit(write(device, 4, Buffer.alloc(64)));
+      const [first, second, third] = file.pending;
+      file.end(first, { errno: ERRNO.EPROTO }); // what is behind it may say that the machine slept
+      file.end(second, { data: Buffer.alloc(18) }); // and the next request locks the device
+      file.end(third, { octets: 64 });
+      file.wake();
+      for (let n = 0; n < 4; n++) await settle();
+      clock.advance(5000);
+      const log = client.take().sort();
+      assert.deepEqual(log, ['1 protocol-error 0', '2 ok 18', '3 ok 0', '4 ok 64']);
+    });
+
+    it('a request that comes in a reset locks the device once more, and then all goes on', async () => {
+      const { file, device, client, session } = await open();
+      device.reset();
+      session.submit(control(device, 1, [0x01, 11, 1, 1, 0]));
+      for (let n = 0; n < 8; n++) await settle();
+      session.submit(read(device, 2, 512));
+      file.finish(file.pending[0], { data: Buffer.alloc(512) });
+      assert.deepEqual(client.take(), ['1 ok 0', '2 ok 512']);
+    });
+
+    it('an error of the bus while the interfaces are ours is what it says', async () => {
+      const { file, device, client, clock, session, gone } = await open();
+      session.submit(read(device, 1, 512));
+      file.finish(file.pending[0], { errno: ERRNO.EPROTO });
+      clock.advance(5000);
+      assert.deepEqual(client.take(), ['1 protocol-error 0']);
+      assert.equal(gone.count, 0);
+    });
+
+    it('a request that finds a driver at an interface is back before the device is gone', async () => {
+      const { file, device, client, session, gone } = await open();
+      file.answers.set('setConfiguration 1', -ERRNO.EBUSY);
+      session.submit(control(device, 1, [0x00, 9, 1, 0, 0]));
+      for (let n = 0; n < 8; n++) await settle();
+      assert.deepEqual(client.take(), ['1 shutdown 0', 'removed']);
       assert.equal(gone.count, 1);
     });
 
