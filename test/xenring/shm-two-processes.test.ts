@@ -17,6 +17,7 @@ import { FaultyEvents } from './faulty-events.ts';
 import { allKinds, plugged, probe } from './front-driver.ts';
 import { pause } from './platform/until.ts';
 import { enumerate, until } from './rig.ts';
+import { dumpRing, withDump } from './ring-dump.ts';
 import { ShmHcdPlatform } from './shm-hcd-platform.ts';
 import { type GatewayUse, ShmRemote } from './shm-remote.ts';
 import { type HcdResult, XenHcd } from './xen-hcd.ts';
@@ -26,10 +27,12 @@ const THIRD = 5;
 const PROBE_ROUNDS = 200;
 const PROBE_DEPTH = 8;
 const DENSE_MILLISECONDS = 1000;
+/** Before mocha's time is over, so that the failure says what both ends wait for. */
+const STUCK_MILLISECONDS = 150_000;
 const READ: Transfer = { endpoint: 0x81, type: 'bulk', octets: 512 };
 
 describe('the ring between two processes', function () {
-  this.timeout(60_000);
+  this.timeout(180_000); // on a busy machine it takes seconds to start a process
   let folder: string;
   /** Domain 9, which also serves the store: a gateway may be killed. */
   let here: ShmPlatform;
@@ -157,35 +160,49 @@ describe('the ring between two processes', function () {
   }
 
   it('the gateway is killed and started again under load: each URB comes back once', async () => {
-    await serve({ delay: 1 });
-    const frontend = await connect();
-    let ring = await plugged(frontend);
-    for (let round = 0; round < 3; round++) {
-      let [sent, back, doubled, ended] = [0, 0, 0, false];
-      const read = () => {
-        let done = false;
-        sent++;
-        ring.submit(READ, ({ status }) => {
-          if (done) doubled++;
-          done = true;
-          back++;
-          if (status === 'ok' && !ended) read();
-        });
-      };
-      for (let n = 0; n < 30; n++) read();
-      await until(() => back > 100, 'the load is on');
-      await gateway.kill();
-      const lost = ring;
+    let stage = 'start';
+    let counts = () => '';
+    const body = async () => {
       await serve({ delay: 1 });
-      await lost.closed;
-      ended = true;
-      await until(() => back === sent, 'all are back');
-      assert.equal(doubled, 0);
-      ring = await plugged(frontend);
-    }
-    await frontend.close();
-    nothingInUse();
-    await nothingHeld();
+      const frontend = await connect();
+      let ring = await plugged(frontend);
+      for (let round = 0; round < 3; round++) {
+        let [sent, back, doubled, ended] = [0, 0, 0, false];
+        counts = () => `round ${round}: ${back} of ${sent} are back; device open: ${ring.isOpen}`;
+        const read = () => {
+          let done = false;
+          sent++;
+          ring.submit(READ, ({ status }) => {
+            if (done) doubled++;
+            done = true;
+            back++;
+            if (status === 'ok' && !ended) read();
+          });
+        };
+        for (let n = 0; n < 30; n++) read();
+        stage = 'load';
+        await until(() => back > 100, 'the load is on');
+        stage = 'kill';
+        await gateway.kill();
+        const lost = ring;
+        stage = 'next gateway';
+        await serve({ delay: 1 });
+        stage = 'the front end hears of it';
+        await lost.closed;
+        ended = true;
+        await until(() => back === sent, 'all are back');
+        assert.equal(doubled, 0);
+        stage = 'the device again';
+        ring = await plugged(frontend);
+      }
+      stage = 'end';
+      await frontend.close();
+      nothingInUse();
+      await nothingHeld();
+    };
+    await withDump(body, STUCK_MILLISECONDS, async () =>
+      [stage, counts(), await dumpRing(folder, store, HERE)].join('\n'),
+    );
   });
 
   it('a front end is killed under load: the device is free, and nothing in use', async () => {
