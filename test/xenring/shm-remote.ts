@@ -1,4 +1,4 @@
-/** Starts `shm-process.ts`, and ends it. */
+/** Starts `shm-process.ts`, stops it, and ends it. */
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
 import { extname } from 'node:path';
@@ -17,21 +17,35 @@ export interface GatewayUse {
   readonly cpuMilliseconds: number;
 }
 
+/** What a `load` counts. */
+export interface LoadCounts {
+  readonly sent: number;
+  readonly back: number;
+  readonly ok: number;
+  readonly doubled: number;
+  readonly plugged: number;
+  readonly faults: readonly string[];
+}
+
 const running = new Set<ShmRemote>();
 
 export class ShmRemote {
   readonly #process: ChildProcess;
 
-  private constructor(args: readonly string[]) {
+  /** Resolves when it has ended, however. */
+  readonly ended: Promise<unknown>;
+
+  private constructor(args: readonly string[], environment: Record<string, string>) {
     const own = fileURLToPath(import.meta.url);
     const script = own.replace(/shm-remote\.[jt]s$/, `shm-process${extname(own)}`);
-    this.#process = fork(script, args);
+    this.#process = fork(script, args, { env: { ...process.env, ...environment } });
+    this.ended = once(this.#process, 'exit');
     running.add(this);
   }
 
   /** Resolves when it is ready. */
   static async start(...args: readonly (string | number)[]): Promise<ShmRemote> {
-    const remote = new ShmRemote(args.map(String));
+    const remote = new ShmRemote(args.map(String), {});
     await remote.says();
     return remote;
   }
@@ -43,6 +57,12 @@ export class ShmRemote {
   ): Promise<ShmRemote> {
     const texts = devices.map((each) => JSON.stringify(each));
     return ShmRemote.start('gateway', folder, seed, ...texts);
+  }
+
+  /** A gateway that is killed at a step, 0 for none. Nobody has waited until it is ready. */
+  static dyingGateway(folder: string, device: Record<string, unknown>, step: number): ShmRemote {
+    const args = ['gateway', folder, '0', JSON.stringify(device)];
+    return new ShmRemote(args, step === 0 ? {} : { DIE_AT_STEP: `${step}` });
   }
 
   /** Its next word. */
@@ -65,6 +85,16 @@ export class ShmRemote {
     const answer = this.says();
     this.tell();
     return (await answer) as GatewayUse;
+  }
+
+  async counts(): Promise<LoadCounts> {
+    const answer = this.says();
+    this.tell();
+    return (await answer) as LoadCounts;
+  }
+
+  signal(name: 'SIGSTOP' | 'SIGCONT'): void {
+    this.#process.kill(name);
   }
 
   /** Ends it without a word, and waits until it has gone. */

@@ -46,8 +46,8 @@ export interface ShmOptions {
 }
 
 const PAGES_DEFAULT = 16_384;
-/** A peer that looks whether this domain is alive has its lock for a moment. */
-const LOCK_ATTEMPTS_MAX = 10;
+/** A peer that looks whether this domain is alive has its lock for a moment, on a busy machine for long. */
+const LOCK_ATTEMPTS_MAX = 100;
 const LOCK_PAUSE_MILLISECONDS = 20;
 
 /** @throws {UserError} if the folder, the domain or the store cannot be had. */
