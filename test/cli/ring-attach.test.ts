@@ -32,7 +32,7 @@ const REQUEST: RingRequest = {
 };
 
 describe('a controller of this guest, attached', function () {
-  this.timeout(20_000);
+  this.timeout(60_000);
   let rig: RingRig;
   let vhci: FakeVhci;
   let supervisor: Supervisor;
@@ -194,7 +194,7 @@ describe('a controller of this guest, attached', function () {
 });
 
 describe('a device behind a ring, relayed to vhci', function () {
-  this.timeout(20_000);
+  this.timeout(60_000);
   let busy = false;
   const threads = { receiverSleeps: () => true, senderSleeps: () => !busy, close: () => {} };
 

@@ -18,7 +18,7 @@ import { FakeVhci } from '../usbip/fake-vhci.ts';
 const HOST = '127.0.0.1';
 
 describe('supervisor of attachments', function () {
-  this.timeout(20_000);
+  this.timeout(60_000);
   let server: UsbipServer;
   let address: ListenAddress;
   let vhci: FakeVhci;

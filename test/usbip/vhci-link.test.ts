@@ -23,7 +23,7 @@ const READ_OCTETS = 480 * 1024;
 const WRITE_OCTETS = 48 * 1024;
 
 describe('relay between a server and vhci', function () {
-  this.timeout(20_000);
+  this.timeout(60_000);
   let registry: Registry;
   let server: UsbipServer;
   let address: ListenAddress;

@@ -13,7 +13,7 @@ const OCTETS_MAX = 256;
 /** A run without progress for so many turns of the event loop, and so long, never will have any. */
 const TURNS_MAX = 2000;
 /** A stock front end has timers, and is waited for with timers. */
-const STUCK_MILLISECONDS = 2000;
+const STUCK_MILLISECONDS = 20_000;
 
 export interface CrashRun extends Omit<CrashOptions, 'device'> {
   readonly seed: number;

@@ -111,7 +111,7 @@ export const turn = () => new Promise<void>((resolve) => setImmediate(resolve));
 export async function until(
   holds: () => boolean,
   what: string,
-  milliseconds = 15_000,
+  milliseconds = 45_000,
 ): Promise<void> {
   const end = performance.now() + milliseconds;
   while (!holds()) {

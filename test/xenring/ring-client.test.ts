@@ -7,6 +7,7 @@ import { UserError } from '../../src/core/errors.ts';
 import { connectRing, type RingClient, type Transfer } from '../../src/ring.ts';
 import { endAll, startGateway, type Urbgate } from '../cli/urbgate.ts';
 import { control } from './front-driver.ts';
+import { until } from './platform/until.ts';
 
 const READ: Transfer = { endpoint: 0x81, type: 'bulk', octets: 512 };
 const READS = 12;
@@ -93,7 +94,7 @@ describe('a program on the ring of a gateway', function () {
       });
     };
     for (let n = 0; n < READS; n++) read();
-    await new Promise((resolve) => setTimeout(resolve, 100));
+    await until('the load is on', () => ends.includes('ok'));
     gateway.kill('SIGKILL');
     killed = true;
     await client.closed;

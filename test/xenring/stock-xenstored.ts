@@ -12,7 +12,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { pause } from './platform/until.ts';
 
-const START_MILLISECONDS = 5000;
+const START_MILLISECONDS = 45_000;
 
 export interface StockXenstored {
   readonly socket: string;

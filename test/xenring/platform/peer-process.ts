@@ -102,10 +102,6 @@ export const commands = {
     known(channels, port).channel.close();
     channels.delete(port);
   },
-  /** Does nothing else for a while, as a busy process does. */
-  block(milliseconds: number): void {
-    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, milliseconds);
-  },
   read: (path: string) => platform.store.read(path),
   write: (path: string, value: string) => platform.store.write(path, value),
   remove: (path: string) => platform.store.remove(path),

@@ -1,9 +1,11 @@
 /** Starts `peer-process.ts` and asks it. */
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
 import { extname } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { Commands } from './peer-process.ts';
+import { until } from './until.ts';
 
 interface Reply {
   readonly id: number;
@@ -57,6 +59,18 @@ export class Remote {
       this.#process.send({ id, name, values });
     });
     return result as Awaited<ReturnType<Commands[N]>>;
+  }
+
+  /** Stops the process, as when no processor is free for it, until `goOn`. */
+  async stop(): Promise<void> {
+    this.#process.kill('SIGSTOP');
+    const path = `/proc/${this.#process.pid}/stat`;
+    const isStopped = () => / T /.test(readFileSync(path, 'utf8').replace(/^.*\)/s, ''));
+    await until('it stands still', isStopped);
+  }
+
+  goOn(): void {
+    this.#process.kill('SIGCONT');
   }
 
   /** Ends the process without a word, and waits until it has gone. */

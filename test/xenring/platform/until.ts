@@ -1,6 +1,7 @@
 import { strict as assert } from 'node:assert';
 
-const WAIT_MILLISECONDS = 5000;
+/** On a busy machine a process takes seconds to start. */
+const WAIT_MILLISECONDS = 45_000;
 
 /** Waits until it is so; fails after a while. */
 export async function until(what: string, test: () => unknown): Promise<void> {

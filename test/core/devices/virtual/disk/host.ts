@@ -18,7 +18,7 @@ import { BULK_IN, BULK_OUT, type Disk } from '../../../../../src/core/devices/vi
 import { defineDisk } from '../../../../../src/core/devices/virtual/disk/kind.ts';
 
 /** Long enough for a file; a nak that lasts longer is a lost wake. */
-const PATIENCE_MILLISECONDS = 5000;
+const PATIENCE_MILLISECONDS = 45_000;
 
 export interface Ended {
   readonly status: 'ok' | 'stall' | 'babble';
