@@ -43,6 +43,9 @@ export interface RunOptions {
   input?: string | Uint8Array;
 }
 
+/** It takes seconds; on a machine that is busy with others, minutes. */
+const BOOT_TIMEOUT_SECONDS = 240;
+
 /** Boots a guest. @throws Error with the end of its console if it does not come up in time */
 export async function bootGuest(options: GuestOptions = {}): Promise<Guest> {
   const images = await labImages();
@@ -73,7 +76,12 @@ export class Guest {
   #greet: () => void = () => {};
 
   /** Use {@link bootGuest}. */
-  constructor(machine: Machine, name: string, folder: string, bootTimeoutSeconds = 60) {
+  constructor(
+    machine: Machine,
+    name: string,
+    folder: string,
+    bootTimeoutSeconds = BOOT_TIMEOUT_SECONDS,
+  ) {
     this.name = name;
     this.folder = folder;
     this.#machine = machine;
