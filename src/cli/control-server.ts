@@ -14,7 +14,7 @@ import { guardServer } from './control-guard.ts';
 import { type ControlPath, prepareControlPath } from './control-path.ts';
 import { type Answer, answer, type Controlled } from './control-protocol.ts';
 import { isProcess } from './control-results.ts';
-import type { Log } from './log.ts';
+import { type Log, peerLines } from './log.ts';
 import { Server } from './net-ipc.ts';
 
 const CONNECTIONS_MAX = 16;
@@ -57,13 +57,15 @@ export async function serveRequests(
   answerer: (request: unknown) => Promise<Answer>,
   log: Log,
 ): Promise<ControlServer> {
+  const lines = peerLines(log, 'debug');
+  const say = (kind: string, message: string) => lines.info(message, kind, where.path);
   prepareControlPath(where);
   await refuseIfTaken(where);
   const server = new Server({ path: where.path, max: CONNECTIONS_MAX, retries: 0 });
   server.on('request', async (request, respond) => {
     const answered = await answerer(request);
-    if (!answered.ok) log.debug(`Control request failed: ${answered.message}`);
-    await respond(answered).catch((error) => log.debug(`Cannot answer: ${error}`));
+    if (!answered.ok) say('failed requests', `Control request failed: ${answered.message}`);
+    await respond(answered).catch((error) => say('lost answers', `Cannot answer: ${error}`));
   });
   await start(server, where.path);
   const sockets = new Set<Socket>();
@@ -71,7 +73,9 @@ export async function serveRequests(
   listener.on('connection', (socket: Socket) => {
     sockets.add(socket);
     socket.once('close', () => sockets.delete(socket));
-    guardServer(socket, (why) => log.debug(`Control connection closed: ${why}`));
+    guardServer(socket, (why) =>
+      say('refused control connections', `Control connection closed: ${why}`),
+    );
   });
   return {
     close: () => {

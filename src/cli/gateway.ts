@@ -5,13 +5,14 @@
 import type { Speed, UsbDevice } from '../core/device.ts';
 import { UserError } from '../core/errors.ts';
 import { parseExportSpec } from '../core/export-spec.ts';
+import type { PeerLines } from '../core/peer-log.ts';
 import { timedRecovery } from '../core/recovery.ts';
 import { type Export, type Holder, Registry } from '../core/registry.ts';
 import type { DeviceSession } from '../core/session.ts';
 import { formatAddress, type ListenAddress, type ServerLog, UsbipServer } from '../usbip/server.ts';
 import { Backends } from '../xenring/backends.ts';
 import type { Platform } from '../xenring/platform.ts';
-import type { Log } from './log.ts';
+import { type Log, peerLines } from './log.ts';
 import { type Opened, openSource, type Source } from './schemes.ts';
 
 /** What has passed through an export, over all its clients. */
@@ -51,6 +52,8 @@ export class Gateway {
   readonly #registry = new Registry();
   readonly #server: UsbipServer;
   readonly #log: Log;
+  readonly #peerLines: PeerLines;
+  readonly #ringLines: PeerLines;
   readonly #listening: string[] = [];
   readonly #rings: { readonly platform: Platform; readonly backends: Backends }[] = [];
   readonly #sources = new Set<Source>();
@@ -66,6 +69,8 @@ export class Gateway {
   /** `stallHoldMilliseconds`: see `timedRecovery`. */
   constructor(log: Log, stallHoldMilliseconds?: number) {
     this.#log = log;
+    this.#peerLines = peerLines(log, 'info');
+    this.#ringLines = peerLines(log, 'debug');
     this.#server = new UsbipServer({
       registry: this.#registry,
       session: { recovery: timedRecovery(stallHoldMilliseconds) },
@@ -87,8 +92,11 @@ export class Gateway {
 
   /** Serves the front ends of a platform, until `close`, which closes the platform too. */
   async serveRings(name: string, platform: Platform): Promise<void> {
-    const log = quieter(this.#log);
-    const backends = new Backends({ platform, registry: this.#registry, log });
+    const backends = new Backends({
+      platform,
+      registry: this.#registry,
+      log: this.#ringLines,
+    });
     this.#rings.push({ platform, backends });
     await backends.start();
     this.#listening.push(`rings of ${name}`);
@@ -108,11 +116,15 @@ export class Gateway {
     let busId = spec.busId;
     const source = await openSource(spec, {
       folder,
-      onFault: (error) => this.#log.error({ err: error }, `Device ${text} failed`),
+      onFault: (error) => {
+        const stack = error instanceof Error ? error.stack : error;
+        this.#peerLines.error(`Device ${text} failed: ${stack}`, 'device failures', text);
+      },
       onAdded: (one) => this.#came(one, text, busId),
       onGone: (device) => this.#gone(device),
-      onRefused: (reason) => this.#log.warn(reason),
-      onAwaited: (why) => this.#log.info(`${text} is awaited: ${why}`),
+      onRefused: (reason) => this.#peerLines.warn(reason, 'refused devices', text),
+      onAwaited: (why) =>
+        this.#peerLines.info(`${text} is awaited: ${why}`, 'awaited devices', text),
     });
     const added: Export[] = [];
     try {
@@ -184,6 +196,8 @@ export class Gateway {
     } catch (error) {
       this.#log.error({ err: error }, `Cannot ${what}`);
     }
+    this.#peerLines.flush();
+    this.#ringLines.flush();
   }
 
   #add(one: Opened, text: string, named?: string, busIdDefault?: string): Export {
@@ -205,9 +219,11 @@ export class Gateway {
   async #came(one: Opened, text: string, named: string | undefined): Promise<void> {
     try {
       const { busId, info } = this.#add(one, text, named);
-      this.#log.info(`exporting ${busId} ${text} (${info.label})`);
+      const line = `exporting ${busId} ${text} (${info.label})`;
+      this.#peerLines.info(line, 'devices that came', text);
     } catch (error) {
-      this.#log.warn(error instanceof Error ? error.message : String(error));
+      const message = error instanceof Error ? error.message : String(error);
+      this.#peerLines.warn(message, 'refused devices', text);
       await one.device.dispose();
     }
   }
@@ -215,7 +231,11 @@ export class Gateway {
   #gone(device: UsbDevice): void {
     const gone = this.#registry.list().find((one) => one.device === device);
     if (gone === undefined) return;
-    this.#log.info(`${gone.busId} has gone: unplugged, or this machine slept (${gone.info.label})`);
+    this.#peerLines.info(
+      `${gone.busId} has gone: unplugged, or this machine slept (${gone.info.label})`,
+      'devices that went',
+      gone.spec,
+    );
     this.#registry.remove(gone.busId).catch((error) => {
       this.#log.error({ err: error }, `Cannot remove ${gone.busId}`);
     });
@@ -224,7 +244,8 @@ export class Gateway {
   #claimed(one: Export): void {
     if (one.holder === null) return;
     this.#holders.set(one, one.holder);
-    this.#log.info(`${one.holder.peer} attached ${one.busId} (${one.info.label})`);
+    const line = `${one.holder.peer} attached ${one.busId} (${one.info.label})`;
+    this.#peerLines.info(line, 'attached devices', addressOf(one.holder));
   }
 
   #released(one: Export): void {
@@ -233,8 +254,10 @@ export class Gateway {
     this.#holders.delete(one);
     const counts = countsOf(holder.session);
     this.#pasts.set(one, sum(this.#pastOf(one), counts));
-    this.#log.info(
+    this.#peerLines.info(
       `${holder.peer} released ${one.busId} after ${counts.urbs} URBs, ${counts.errors} failed`,
+      'released devices',
+      addressOf(holder),
     );
   }
 
@@ -271,6 +294,11 @@ function quieter(log: Log): ServerLog {
     warn: (message) => log.warn(message),
     bug: (error, what) => log.error({ err: error }, what),
   };
+}
+
+/** Of a client, without the port: a guest has none. */
+function addressOf({ peer }: Holder): string {
+  return peer.replace(/:\d+$/, '');
 }
 
 function countsOf(session: DeviceSession): UrbCounts {

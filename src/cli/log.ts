@@ -6,16 +6,34 @@
  * be there to print that. Control characters are escaped, for names in messages come from peers.
  */
 import { type Logger, pino } from 'pino';
+import { PeerLines } from '../core/peer-log.ts';
 import { printable } from '../core/printable.ts';
+import { boundedOutput } from './log-output.ts';
 
 export type Log = Logger;
 
-/** Lines are written at once: a log must not lose what was said just before a crash. */
-export function createLog(verbose: boolean, write = (line: string) => process.stderr.write(line)) {
+/** By default lines go to stderr, whose reader may stall: see log-output.ts. */
+export function createLog(verbose: boolean, write = boundedOutput(process.stderr, lostLine)) {
   return pino(
     { base: null, level: verbose ? 'debug' : 'info' },
     { write: (json: string) => write(formatLine(json)) },
   );
+}
+
+/** For what peers cause: written to the log a limited number of times, then counted. */
+export function peerLines(log: Log, infoLevel: 'info' | 'debug' = 'info'): PeerLines {
+  return new PeerLines({
+    info: (message) => log[infoLevel](message),
+    warn: (message) => log.warn(message),
+    error: (message) => log.error(message),
+    bug: (error, what) => log.error({ err: error }, what),
+  });
+}
+
+function lostLine(count: number): string {
+  const many = count.toLocaleString('en-US');
+  const msg = `${many} lines are lost here: whoever reads this log was too slow`;
+  return formatLine(JSON.stringify({ level: pino.levels.values.warn, time: Date.now(), msg }));
 }
 
 /** From pino's JSON to a line. A stack, if there is one, follows after the message. */

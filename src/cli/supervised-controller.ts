@@ -9,6 +9,7 @@
  */
 import type { Clock } from '../core/clock.ts';
 import { UserError } from '../core/errors.ts';
+import type { PeerLines } from '../core/peer-log.ts';
 import { Frontend } from '../xenring/frontend.ts';
 import type { Platform } from '../xenring/platform.ts';
 import type { RingDevice } from '../xenring/ring-device.ts';
@@ -30,6 +31,7 @@ export interface ControllerOptions {
   readonly request: RingRequest;
   readonly rings: GuestRings;
   readonly log: Log;
+  readonly lines: PeerLines;
   readonly clock: Clock;
   /**
    * Makes an attachment of a device.
@@ -68,7 +70,7 @@ export class SupervisedController implements Attachment {
   #lostSince: Date | null = null;
 
   constructor(options: ControllerOptions) {
-    const { id, request, log, clock } = options;
+    const { id, request, lines, clock } = options;
     this.id = id;
     this.controller = request.controller;
     this.#options = options;
@@ -77,7 +79,7 @@ export class SupervisedController implements Attachment {
       wait: request.wait,
       persist: request.persist,
       text: controllerText(request.controller),
-      log,
+      lines,
       clock,
       connect: () => this.#connect(),
       letGo: () => this.#letGo(),
@@ -229,7 +231,7 @@ export class SupervisedController implements Attachment {
       one.ended.then(() => this.#devices.get(port) === one && this.#devices.delete(port));
     } catch (error) {
       if (!(error instanceof UserError)) throw error;
-      this.#options.log.warn(error.message);
+      this.#options.lines.warn(error.message, 'failed attachments', text);
     }
   }
 

@@ -1,9 +1,9 @@
 /** One attached device and what it has: its source, its place in vhci, and tries for both. */
 import type { Clock } from '../core/clock.ts';
+import type { PeerLines } from '../core/peer-log.ts';
 import type { Vhci } from '../usbip/vhci.ts';
 import type { AttachmentStatus } from './attach-protocol.ts';
 import type { Link, Source } from './attach-source.ts';
-import type { Log } from './log.ts';
 import { Tries } from './tries.ts';
 
 const WHY_LOST = 'the server or the device has gone';
@@ -36,7 +36,7 @@ export interface SupervisedOptions {
   readonly wait: boolean;
   readonly persist: boolean;
   readonly vhci: Vhci;
-  readonly log: Log;
+  readonly lines: PeerLines;
   readonly clock: Clock;
   /** The port of vhci where it is to be, if that is free. */
   readonly wantedPort?: number;
@@ -56,7 +56,7 @@ export class Supervised implements Attachment {
   #lostSince: Date | null = null;
 
   constructor(options: SupervisedOptions) {
-    const { id, wait, persist, text, log, clock, wantedPort } = options;
+    const { id, wait, persist, text, lines, clock, wantedPort } = options;
     this.id = id;
     this.#options = options;
     this.#port = wantedPort;
@@ -64,7 +64,7 @@ export class Supervised implements Attachment {
       wait,
       persist,
       text,
-      log,
+      lines,
       clock,
       connect: () => this.#connect(),
       letGo: async () => await this.#link?.close(),
@@ -113,12 +113,12 @@ export class Supervised implements Attachment {
   }
 
   async #connect(): Promise<void> {
-    const { source, vhci, log, text } = this.#options;
+    const { source, vhci, lines, text } = this.#options;
     const wantedPort = this.#port;
     if (wantedPort !== undefined) await this.#untilFree(wantedPort);
     const link = await source.attach(vhci, {
       ...(wantedPort !== undefined && { wantedPort }),
-      onBug: (error) => log.error({ err: error }, `${text}: let go of by a bug`),
+      onBug: (error) => lines.bug(error, `${text}: let go of by a bug`, text),
     });
     this.#link = link;
     this.#port = link.port;
@@ -137,11 +137,13 @@ export class Supervised implements Attachment {
 
   /** Notes for other tools: an attachment does without them. */
   #note(work: () => void): void {
-    const { log, text } = this.#options;
+    const { lines, text } = this.#options;
     try {
       work();
     } catch (error) {
-      log.warn(`${text}: cannot note its port for usbip port: ${(error as Error).message}`);
+      const { message } = error as Error;
+      const what = `${text}: cannot note its port for usbip port: ${message}`;
+      lines.warn(what, 'failed notes', text);
     }
   }
 

@@ -4,6 +4,7 @@
  */
 import { type Clock, systemClock } from '../core/clock.ts';
 import { UserError } from '../core/errors.ts';
+import type { PeerLines } from '../core/peer-log.ts';
 import type { Vhci } from '../usbip/vhci.ts';
 import {
   type AttachmentStatus,
@@ -18,7 +19,7 @@ import { RemoteSource, type Source } from './attach-source.ts';
 import { type Answer, answerWith } from './control-protocol.ts';
 import { bugsOf } from './control-server.ts';
 import { type GuestRings, XenGuestRings } from './guest-rings.ts';
-import type { Log } from './log.ts';
+import { type Log, peerLines } from './log.ts';
 import { type Attachment, Supervised } from './supervised.ts';
 import { SupervisedController } from './supervised-controller.ts';
 
@@ -28,6 +29,8 @@ const ATTACHMENTS_MAX = 128;
 export class Supervisor {
   readonly #vhci: Vhci;
   readonly #log: Log;
+  /** What servers and guests cause. */
+  readonly #lines: PeerLines;
   readonly #rings: GuestRings;
   readonly #attachments = new Map<string, Attachment>();
   readonly #clock: Clock;
@@ -45,6 +48,7 @@ export class Supervisor {
     this.#vhci = vhci;
     this.#rings = rings;
     this.#log = log;
+    this.#lines = peerLines(log);
     this.#clock = clock;
   }
 
@@ -88,6 +92,7 @@ export class Supervisor {
           request,
           rings: this.#rings,
           log: this.#log,
+          lines: this.#lines,
           clock: this.#clock,
           supervise: (text, source, wantedPort) =>
             this.#supervise(text, source, wishes, wantedPort),
@@ -102,8 +107,8 @@ export class Supervisor {
     wantedPort?: number,
   ): Supervised {
     const place = wantedPort === undefined ? {} : { wantedPort };
-    const [vhci, log, clock] = [this.#vhci, this.#log, this.#clock];
-    const options = { text, source, wait, persist, vhci, log, clock, ...place };
+    const [vhci, lines, clock] = [this.#vhci, this.#lines, this.#clock];
+    const options = { text, source, wait, persist, vhci, lines, clock, ...place };
     return this.#add((id) => new Supervised({ id, ...options }));
   }
 
@@ -155,5 +160,6 @@ export class Supervisor {
 
   async close(): Promise<void> {
     await this.detach('all');
+    this.#lines.flush();
   }
 }

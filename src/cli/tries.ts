@@ -5,6 +5,7 @@
 import type { Clock } from '../core/clock.ts';
 import { Containment } from '../core/containment.ts';
 import { UserError } from '../core/errors.ts';
+import type { PeerLines } from '../core/peer-log.ts';
 import type {
   AttachmentAction,
   AttachmentEvent,
@@ -12,12 +13,11 @@ import type {
   AttachmentPhase,
 } from '../usbip/attachment.ts';
 import { AttachmentDriver } from '../usbip/attachment-driver.ts';
-import type { Log } from './log.ts';
 
 export interface TriesOptions extends AttachmentOptions {
   /** What is attached, for people. */
   readonly text: string;
-  readonly log: Log;
+  readonly lines: PeerLines;
   readonly clock: Clock;
   /**
    * Makes the connection, and resolves when it is there.
@@ -112,31 +112,33 @@ export class Tries {
 
   /** It is let go of, whoever refuses that. */
   async #letGo(): Promise<void> {
-    const { letGo, log, text } = this.#options;
+    const { letGo, lines, text } = this.#options;
     try {
       await letGo();
     } catch (error) {
-      if (error instanceof UserError) log.warn(`${text}: ${error.message}`);
-      else log.error({ err: error }, `Cannot let go of ${text}`);
+      const isExpected = error instanceof UserError;
+      if (isExpected) lines.warn(`${text}: ${error.message}`, 'failed releases', text);
+      else lines.bug(error, `Cannot let go of ${text}`, text);
     }
   }
 
   #failed(error: unknown): void {
-    this.#options.log.error({ err: error }, `${this.#options.text} ended by a bug`);
+    const { lines, text } = this.#options;
+    lines.bug(error, `${text} ended by a bug`, text);
     this.#settle();
     void this.#letGo().finally(() => this.#finish());
   }
 
   #say(): void {
-    const { log, text, place } = this.#options;
+    const { lines, text, place } = this.#options;
     const { phase, why } = this.#driver;
-    if (phase === 'attached') log.info(`${text} attached${place()}`);
-    else if (phase === 'waiting') log.info(`${text} is awaited: ${why}`);
-    else if (phase === 'ended') log.info(`${text} ended: ${why}`);
+    if (phase === 'attached') lines.info(`${text} attached${place()}`, 'attachments', text);
+    else if (phase === 'waiting') lines.info(`${text} is awaited: ${why}`, 'waits', text);
+    else if (phase === 'ended') lines.info(`${text} ended: ${why}`, 'ends', text);
   }
 
   #connect(): void {
-    const { connect, log, text } = this.#options;
+    const { connect, lines, text } = this.#options;
     const connected = connect().then(
       async () => {
         if (this.hasEnded)
@@ -144,7 +146,9 @@ export class Tries {
         else this.#event({ type: 'connected' });
       },
       (error) => {
-        if (!(error instanceof UserError)) log.error({ err: error }, `Cannot attach ${text}`);
+        if (!(error instanceof UserError)) {
+          lines.error(`Cannot attach ${text}: ${error.stack}`, 'failed attachments', text);
+        }
         this.#event({ type: 'failed', why: error.message });
       },
     );

@@ -22,3 +22,12 @@ export const systemClock: Clock = {
     };
   },
 };
+
+/** Like `systemClock`, but what waits on it does not keep the process alive. */
+export const backgroundClock: Clock = {
+  now: systemClock.now,
+  after: (milliseconds, call) => {
+    const timer = setTimeout(call, milliseconds).unref();
+    return () => clearTimeout(timer);
+  },
+};

@@ -61,13 +61,17 @@ export class Containment {
 }
 
 export interface BugLog {
-  warn(message: string): void;
+  warn(message: string, kind: string, peer: string): void;
   /** A bug, in the form that the log has for them; default: a warning with the stack. */
-  bug?(error: unknown, what: string): void;
+  bug?(error: unknown, what: string, peer: string): void;
 }
 
-/** Logs a bug with its stack. */
-export function logBug(log: BugLog, error: unknown, what: string): void {
-  if (log.bug !== undefined) log.bug(error, what);
-  else log.warn(`${what}: ${error instanceof Error ? error.stack : error}`);
+/** Logs a bug with its stack. `peer`: in whose connection it came up. */
+export function logBug(log: BugLog, error: unknown, what: string, peer: string): void {
+  if (log.bug !== undefined) log.bug(error, what, peer);
+  else log.warn(`${what}: ${stackOf(error)}`, 'bugs', peer);
+}
+
+export function stackOf(error: unknown): string {
+  return error instanceof Error ? (error.stack ?? error.message) : String(error);
 }

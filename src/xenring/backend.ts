@@ -218,7 +218,11 @@ export class Backend {
     for (const [port, busId] of this.#options.memory.recall(identity, domain)) {
       if ((await this.#get(`${this.#path}/port/${port}`)) !== '') continue;
       await this.#put(`port/${port}`, busId);
-      this.#options.log.info(`${this.#path}: port ${port}: ${busId} was there before, it is again`);
+      this.#options.log.info(
+        `${this.#path}: port ${port}: ${busId} was there before, it is again`,
+        'recalled ports',
+        this.#path,
+      );
     }
   }
 
@@ -246,12 +250,13 @@ export class Backend {
     const { log } = this.#options;
     if (error instanceof RingError || isOutside(error)) {
       const code = error instanceof RingError ? ` (${error.code})` : '';
-      log.warn(`${this.#path}: connection closed: ${error.message}${code}`);
-    } else logBug(log, error, `${this.#path}: connection closed by a bug`);
+      const what = `${this.#path}: connection closed: ${error.message}${code}`;
+      log.warn(what, 'faults of front ends', this.#path);
+    } else logBug(log, error, `${this.#path}: connection closed by a bug`, this.#path);
     try {
       await this.#release('at-once');
     } catch (second) {
-      logBug(log, second, `${this.#path}: cannot let go of a connection`);
+      logBug(log, second, `${this.#path}: cannot let go of a connection`, this.#path);
     }
     try {
       const own = xenbusStateOf(await this.#get(`${this.#path}/state`));

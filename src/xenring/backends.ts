@@ -56,8 +56,9 @@ export class Backends {
       await this.#compare(await this.#paths());
     } catch (error) {
       const what = `Cannot look for controllers in ${this.#root}`;
-      if (isOutside(error)) this.#options.log.warn(`${what}: ${error}`);
-      else logBug(this.#options.log, error, what);
+      if (isOutside(error))
+        this.#options.log.warn(`${what}: ${error}`, 'failed looks into the store', this.#root);
+      else logBug(this.#options.log, error, what, this.#root);
     }
   }
 

@@ -3,14 +3,13 @@
  * as long as that is possible: exported, held by no other client, and of a speed that a ring has.
  */
 import type { Clock } from '../core/clock.ts';
-import { type BugLog, type Containment, logBug } from '../core/containment.ts';
+import { type Containment, logBug } from '../core/containment.ts';
+import type { PeerLog } from '../core/peer-log.ts';
 import type { Claim, Export, Registry } from '../core/registry.ts';
 import type { Controller } from './controller.ts';
 import { type PortSpeed, ringSpeed } from './usbif.ts';
 
-export interface RingLog extends BugLog {
-  info(message: string): void;
-}
+export type RingLog = PeerLog;
 
 export interface PortOptions {
   readonly number: number;
@@ -66,7 +65,8 @@ export class PortKeeper {
     const why = this.#plug(this.#wanted);
     if (why === this.#reason) return;
     this.#reason = why;
-    if (why !== '') this.#say('warn', `cannot plug in ${this.#wanted}: ${why}`);
+    if (why !== '')
+      this.#say('warn', 'devices not plugged in', `cannot plug in ${this.#wanted}: ${why}`);
   }
 
   /** Unplugs; resolves when the device is free. */
@@ -103,7 +103,7 @@ export class PortKeeper {
     client.session = claim.session;
     this.#claim = claim;
     controller.plug(number, claim.session, speed);
-    this.#say('info', `plugged in ${busId}`);
+    this.#say('info', 'plugged-in devices', `plugged in ${busId}`);
     this.#options.onChange();
     return '';
   }
@@ -126,12 +126,12 @@ export class PortKeeper {
     controller.unplug(number);
     const freed = () => {
       this.#leaving = null;
-      this.#say('info', `unplugged ${claim.export.busId}`);
+      this.#say('info', 'unplugged devices', `unplugged ${claim.export.busId}`);
       onChange();
       this.tryPlug();
     };
     this.#leaving = claim.release().then(freed, (error) => {
-      this.#say('warn', `cannot release ${claim.export.busId}: ${error}`);
+      this.#say('warn', 'failed releases', `cannot release ${claim.export.busId}: ${error}`);
       freed();
     });
     containment.watch(this.#leaving);
@@ -147,12 +147,13 @@ export class PortKeeper {
   #failed(error: unknown): void {
     const { log, peer, number } = this.#options;
     const failed = this.#claim?.export ?? null;
-    logBug(log, error, `${peer}: port ${number}: ${failed?.busId} unplugged by a bug`);
+    logBug(log, error, `${peer}: port ${number}: ${failed?.busId} unplugged by a bug`, peer);
     this.#failedExport = failed;
     this.#unplug();
   }
 
-  #say(level: 'info' | 'warn', what: string): void {
-    this.#options.log[level](`${this.#options.peer}: port ${this.#options.number}: ${what}`);
+  #say(level: 'info' | 'warn', kind: string, what: string): void {
+    const { log, peer, number } = this.#options;
+    log[level](`${peer}: port ${number}: ${what}`, kind, peer);
   }
 }

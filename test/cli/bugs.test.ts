@@ -5,7 +5,7 @@ import { connect } from 'node:net';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { Gateway } from '../../src/cli/gateway.ts';
-import { createLog } from '../../src/cli/log.ts';
+import { createLog, peerLines } from '../../src/cli/log.ts';
 import { Supervisor } from '../../src/cli/supervisor.ts';
 import { Tries } from '../../src/cli/tries.ts';
 import { UserError } from '../../src/core/errors.ts';
@@ -98,7 +98,7 @@ describe('a bug of one request or one attachment', () => {
       wait: true,
       persist: true,
       text: 'the device',
-      log,
+      lines: peerLines(log),
       clock: new FakeClock(),
       connect: async () => {},
       letGo: async () => {},
@@ -149,7 +149,7 @@ describe('a bug of one request or one attachment', () => {
       wait: true,
       persist: true,
       text: 'the device',
-      log,
+      lines: peerLines(log),
       clock: new FakeClock(),
       connect: async () => {},
       letGo: async () => {

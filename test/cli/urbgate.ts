@@ -16,7 +16,7 @@ const EXTENSION = extname(import.meta.filename);
 const MAIN = fileURLToPath(new URL(`../../src/cli/main${EXTENSION}`, import.meta.url));
 const COMMAND_PROCESS = fileURLToPath(new URL(`command-process${EXTENSION}`, import.meta.url));
 const TSX = pathToFileURL(createRequire(import.meta.url).resolve('tsx')).href;
-const FLAGS = EXTENSION === '.ts' ? ['--import', TSX] : [];
+export const FLAGS = EXTENSION === '.ts' ? ['--import', TSX] : [];
 
 /** A machine that compiles the sources anew, with other tests beside, may need this. */
 export const PATIENCE_MILLISECONDS = 60_000;
