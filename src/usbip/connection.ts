@@ -94,6 +94,11 @@ export class Connection {
     return this.#ending;
   }
 
+  /** An import waits for the client before to let go of the device, for a limited time. */
+  get isWaiting(): boolean {
+    return this.#waiting !== null;
+  }
+
   /** Bus id of the imported device. */
   get busId(): string | undefined {
     return this.#claim?.export.busId;

@@ -9,10 +9,14 @@ const SLAB_OCTETS = 64 * 1024;
 /** Payloads up to this length are copied: a longer list of pieces costs more than the copy. */
 export const COPY_OCTETS_MAX = 4096;
 
+/** For those who have written nothing yet: a connection of a stranger costs no slab. */
+const NO_SLAB = Buffer.alloc(0);
+const NO_VIEW = new DataView(new ArrayBuffer(0));
+
 export class Gather {
-  slab: Buffer = Buffer.alloc(SLAB_OCTETS);
+  slab: Buffer = NO_SLAB;
   /** Of the slab; another one after `room`, perhaps. */
-  view = new DataView(this.slab.buffer);
+  view: DataView = NO_VIEW;
   /** Where the piece of slab begins that is not in `#pieces` yet, and where it ends. */
   #start = 0;
   #end = 0;
@@ -57,7 +61,7 @@ export class Gather {
 
   /** Makes room for `octets` zeros, at most a slab, and returns where in it they begin. */
   room(octets: number): number {
-    if (this.#end + octets > SLAB_OCTETS) {
+    if (this.#end + octets > this.slab.length) {
       this.#seal();
       this.slab = Buffer.alloc(SLAB_OCTETS);
       this.view = new DataView(this.slab.buffer);

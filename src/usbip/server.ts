@@ -6,39 +6,41 @@
  * outstanding is bounded by the session's limits.
  */
 import { createServer, type Server as NetServer, type Socket } from 'node:net';
-import { type BugLog, Containment, logBug } from '../core/containment.ts';
+import { type Clock, systemClock } from '../core/clock.ts';
+import { Containment, logBug } from '../core/containment.ts';
 import { RemoteProtocolError, UserError } from '../core/errors.ts';
 import { DEFAULT_LIMITS, type SessionLimits } from '../core/limits.ts';
+import { PeerLines, type PeerLog } from '../core/peer-log.ts';
 import type { Registry } from '../core/registry.ts';
 import type { SessionOptions } from '../core/session.ts';
 import type { Loan } from '../core/urb.ts';
+import { formatAddress, type ListenAddress, whyNotListening } from './address.ts';
 import { BufferPool } from './buffer-pool.ts';
 import { Connection, type ConnectionEvent } from './connection.ts';
-import { whyNotListening } from './listen-errors.ts';
+import { Door, type DoorOptions, type Place } from './door.ts';
+import { Lifetime } from './lifetime.ts';
 import { ackedOctets, giveBack, readInto, setUserTimeout, writeGathered } from './sockets.ts';
 
 /** A silent client is probed after this time, then each second; ten probes lost end it. */
 const KEEPALIVE_MILLISECONDS = 10_000;
 /** Data that a client has not acknowledged for so long ends its connection. */
 const USER_TIMEOUT_MILLISECONDS = 20_000;
-/** A connection that has imported nothing is closed. */
-const OPERATION_TIMEOUT_MILLISECONDS = 30_000;
 /** Replies that wait for a client before it is not read from any more. */
 const UNSENT_OCTETS_MAX = 1 << 20;
 /** Octets asked of the kernel in one read. */
 const READ_OCTETS = 256 * 1024;
-/** Connections at a time; each costs a descriptor and a little memory before it imports. */
-const CONNECTIONS_MAX = 1024;
+/** Connections that the kernel keeps for us: it lets a flood wait there, and others behind it (somaxconn is less). */
+const BACKLOG = 4096;
 /** How long a client may take to receive its last replies and to close its end. */
 const GOODBYE_MILLISECONDS = 2_000;
 
-export interface ServerLog extends BugLog {
-  info(message: string): void;
-}
+export { formatAddress, type ListenAddress } from './address.ts';
 
-export interface ListenAddress {
-  readonly host: string;
-  readonly port: number;
+export interface ServerLog {
+  warn(message: string): void;
+  /** A bug; default: a warning with the stack. */
+  bug?(error: unknown, what: string): void;
+  info(message: string): void;
 }
 
 export interface ServerOptions {
@@ -47,13 +49,18 @@ export interface ServerOptions {
   readonly limits?: SessionLimits;
   /** How errors are held back from clients that do not speak the stall protocol. */
   readonly session?: SessionOptions;
+  /** For the time that an operation may take; not for sessions. */
+  readonly clock?: Clock;
+  readonly door?: DoorOptions;
 }
 
 export class UsbipServer {
   readonly #registry: Registry;
-  readonly #log: ServerLog;
+  readonly #log: PeerLines;
   readonly #limits: SessionLimits;
   readonly #session: SessionOptions | undefined;
+  readonly #clock: Clock;
+  readonly #door: Door;
   readonly #pool = new BufferPool();
   readonly #readMemory = Buffer.allocUnsafeSlow(READ_OCTETS);
   readonly #listeners: NetServer[] = [];
@@ -61,14 +68,21 @@ export class UsbipServer {
 
   constructor(options: ServerOptions) {
     this.#registry = options.registry;
-    this.#log = options.log;
+    this.#log = new PeerLines(options.log);
     this.#limits = options.limits ?? DEFAULT_LIMITS;
     this.#session = options.session;
+    this.#clock = options.clock ?? systemClock;
+    this.#door = new Door(this.#log, this.#clock, options.door);
   }
 
   /** Open connections, importing or not. */
   get clientCount(): number {
     return this.#clients.size;
+  }
+
+  /** Of those, how many have no device. */
+  get strangerCount(): number {
+    return this.#door.strangerCount;
   }
 
   /**
@@ -77,21 +91,13 @@ export class UsbipServer {
    * @throws {UserError} if the address cannot be had.
    */
   async listen({ host, port }: ListenAddress): Promise<ListenAddress> {
-    const listener = createServer(
-      {
-        noDelay: true,
-        keepAlive: true,
-        keepAliveInitialDelay: KEEPALIVE_MILLISECONDS,
-        pauseOnConnect: true,
-      },
-      (accepted) => {
-        const end = (error: unknown) => {
-          logBug(this.#log, error, `Cannot serve ${peerOf(accepted)}`);
-          accepted.destroy();
-        };
-        new Containment(end).run(() => this.#accept(accepted, listener), undefined);
-      },
-    );
+    const listener = createServer({ pauseOnConnect: true }, (accepted) => {
+      const end = (error: unknown) => {
+        this.#log.bug(error, `Cannot serve ${peerOf(accepted)}`, accepted.remoteAddress ?? '?');
+        accepted.destroy();
+      };
+      new Containment(end).run(() => this.#accept(accepted, listener), undefined);
+    });
     await new Promise<void>((resolve, reject) => {
       listener.once('error', (error: NodeJS.ErrnoException) => {
         reject(
@@ -100,9 +106,11 @@ export class UsbipServer {
           ),
         );
       });
-      listener.listen({ host, port }, resolve);
+      listener.listen({ host, port, backlog: BACKLOG }, resolve);
     });
-    listener.on('error', (error) => this.#log.warn(`Cannot accept a connection: ${error.message}`));
+    listener.on('error', ({ message }) => {
+      this.#log.warn(`Cannot accept a connection: ${message}`, 'failed accepts', '?');
+    });
     this.#listeners.push(listener);
     const bound = listener.address();
     if (bound === null || typeof bound === 'string') throw new TypeError('Cannot find the port');
@@ -116,15 +124,19 @@ export class UsbipServer {
     );
     await Promise.all([...this.#clients].map((client) => client.end()));
     await Promise.all(closed);
+    this.#log.flush();
   }
 
   #accept(accepted: Socket, listener: NetServer): void {
-    if (this.#clients.size >= CONNECTIONS_MAX) {
-      this.#log.warn(`Cannot serve ${peerOf(accepted)}: ${CONNECTIONS_MAX} connections are open`);
-      accepted.destroy();
+    const place: Place = {
+      name: peerOf(accepted),
+      address: accepted.remoteAddress ?? '?',
+      drop: () => client.drop(),
+    };
+    if (!this.#door.enter(place)) {
+      accepted.resetAndDestroy(); // without a goodbye, the kernel has nothing to remember of it
       return;
     }
-    setUserTimeout(accepted, USER_TIMEOUT_MILLISECONDS);
     const socket = readInto(accepted, listener, this.#readMemory, (chunk) => client.receive(chunk));
     const client: Client = new Client(socket, {
       registry: this.#registry,
@@ -132,7 +144,13 @@ export class UsbipServer {
       ...(this.#session && { session: this.#session }),
       pool: this.#pool,
       log: this.#log,
-      onClosed: () => this.#clients.delete(client),
+      clock: this.#clock,
+      place,
+      onImported: () => this.#door.leave(place),
+      onClosed: () => {
+        this.#door.leave(place);
+        this.#clients.delete(client);
+      },
     });
     this.#clients.add(client);
   }
@@ -143,7 +161,10 @@ interface ClientOptions {
   readonly limits: SessionLimits;
   readonly session?: SessionOptions;
   readonly pool: BufferPool;
-  readonly log: ServerLog;
+  readonly log: PeerLog;
+  readonly clock: Clock;
+  readonly place: Place;
+  readonly onImported: () => void;
   readonly onClosed: () => void;
 }
 
@@ -152,23 +173,21 @@ class Client {
   readonly #socket: Socket;
   readonly #connection: Connection;
   readonly #options: ClientOptions;
-  readonly #peer: string;
   readonly #containment = new Containment((error) => this.#failed(error));
   readonly #flushLater = this.#containment.guard(() => this.#flush());
   readonly #take = (chunk: Buffer) => this.#taken(chunk);
   readonly #giveBack = (loans: readonly Loan[]) => this.#containment.run(giveBack, loans);
   #flushScheduled = false;
-  #lifeTimer: NodeJS.Timeout | undefined;
+  readonly #lifetime: Lifetime;
   /** Resolves when the device is free again. */
   #released: Promise<void> | null = null;
 
   constructor(socket: Socket, options: ClientOptions) {
     this.#socket = socket;
     this.#options = options;
-    this.#peer = peerOf(socket);
     this.#connection = new Connection({
       registry: options.registry,
-      peer: this.#peer,
+      peer: options.place.name,
       limits: options.limits,
       pool: options.pool,
       network: {
@@ -181,12 +200,18 @@ class Client {
       onEvent: (event) => this.#logEvent(event),
     });
     socket.on('drain', () => socket.resume());
-    socket.on('error', (error) => this.#say('warn', `connection lost: ${error.message}`));
+    socket.on('error', (error) => {
+      this.#say('warn', 'lost connections', `connection lost: ${error.message}`);
+    });
     socket.on(
       'close',
       this.#containment.guard(() => this.#closed()),
     );
-    this.#limitLife(OPERATION_TIMEOUT_MILLISECONDS);
+    this.#lifetime = new Lifetime({
+      clock: options.clock,
+      isWaiting: () => this.#connection.isWaiting,
+      end: () => socket.destroy(),
+    });
   }
 
   /** Says goodbye: what is outstanding comes back, replies are sent, the connection closes. */
@@ -194,18 +219,16 @@ class Client {
     // It may be closed already, and only its device not released yet.
     const gone =
       this.#socket.closed || new Promise((resolve) => this.#socket.once('close', resolve));
-    this.#limitLife(GOODBYE_MILLISECONDS);
+    this.#lifetime.limit(GOODBYE_MILLISECONDS);
     this.#released ??= this.#connection.close();
     await this.#released.catch(() => {}); // `#closed` says so
     this.#flushLater();
     await gone;
   }
 
-  /** Ends the connection, whatever it does, when this time is over; Infinity for never. */
-  #limitLife(milliseconds: number): void {
-    clearTimeout(this.#lifeTimer);
-    if (milliseconds === Number.POSITIVE_INFINITY) return;
-    this.#lifeTimer = setTimeout(() => this.#socket.destroy(), milliseconds);
+  /** Closes it at once, for somebody else. */
+  drop(): void {
+    this.#socket.resetAndDestroy();
   }
 
   receive(chunk: Buffer): void {
@@ -217,7 +240,8 @@ class Client {
       this.#connection.receive(chunk);
     } catch (error) {
       if (!(error instanceof RemoteProtocolError)) throw error;
-      this.#say('warn', `connection closed: ${error.message} (${error.code})`);
+      const what = `connection closed: ${error.message} (${error.code})`;
+      this.#say('warn', 'connections closed for a protocol error', what);
       this.#socket.destroy();
       return;
     }
@@ -238,20 +262,20 @@ class Client {
     writeGathered(socket, pieces, this.#connection.takeLoans(), this.#giveBack);
     if (this.#connection.ending) {
       socket.end();
-      this.#limitLife(GOODBYE_MILLISECONDS);
+      this.#lifetime.limit(GOODBYE_MILLISECONDS);
     } else if (socket.writableLength > UNSENT_OCTETS_MAX) socket.pause();
   }
 
   #closed(): void {
-    clearTimeout(this.#lifeTimer);
+    this.#lifetime.stop();
     const busId = this.#connection.busId;
     this.#released ??= this.#connection.close();
     const released = this.#released
       .then(
         () => {
-          if (busId !== undefined) this.#say('info', `released ${busId}`);
+          if (busId !== undefined) this.#say('info', 'released devices', `released ${busId}`);
         },
-        (error) => this.#say('warn', `cannot release ${busId}: ${error}`),
+        (error) => this.#say('warn', 'failed releases', `cannot release ${busId}: ${error}`),
       )
       .finally(() => {
         this.#options.onClosed();
@@ -265,28 +289,34 @@ class Client {
   #failed(error: unknown): void {
     const { busId } = this.#connection;
     const whose = busId === undefined ? '' : ` of ${busId}`;
-    logBug(this.#options.log, error, `${this.#peer}: connection${whose} closed by a bug`);
+    const { log, place } = this.#options;
+    logBug(log, error, `${place.name}: connection${whose} closed by a bug`, place.address);
     this.#socket.destroy();
   }
 
   #logEvent(event: ConnectionEvent): void {
     if (event.type === 'imported') {
-      this.#limitLife(Number.POSITIVE_INFINITY);
-      this.#say('info', `attached ${event.busId}`);
-    } else if (event.type === 'listed') this.#say('info', 'listed devices');
-    else this.#say('warn', `refused ${event.busId}: ${event.reason}`);
+      this.#lifetime.imported();
+      this.#options.onImported();
+      this.#prepareForUrbs();
+      this.#say('info', 'attached devices', `attached ${event.busId}`);
+    } else if (event.type === 'listed') this.#say('info', 'lists', 'listed devices');
+    else this.#say('warn', 'refused imports', `refused ${event.busId}: ${event.reason}`);
   }
 
-  #say(level: 'info' | 'warn', what: string): void {
-    this.#options.log[level](`${this.#peer}: ${what}`);
+  /** What a connection needs that lasts; for a stranger these system calls would be for nothing. */
+  #prepareForUrbs(): void {
+    this.#socket.setNoDelay(true);
+    this.#socket.setKeepAlive(true, KEEPALIVE_MILLISECONDS);
+    setUserTimeout(this.#socket, USER_TIMEOUT_MILLISECONDS);
+  }
+
+  #say(level: 'info' | 'warn', kind: string, what: string): void {
+    const { log, place } = this.#options;
+    log[level](`${place.name}: ${what}`, kind, place.address);
   }
 }
 
 function peerOf(socket: Socket): string {
   return formatAddress({ host: socket.remoteAddress ?? '?', port: socket.remotePort ?? 0 });
-}
-
-/** HOST:PORT, with brackets around an IPv6 address. */
-export function formatAddress({ host, port }: ListenAddress): string {
-  return host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`;
 }

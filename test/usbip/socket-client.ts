@@ -41,9 +41,9 @@ export class SocketClient {
 
   static async connect(
     address: { readonly host: string; readonly port: number },
-    { allowHalfOpen = false } = {},
+    options: { readonly allowHalfOpen?: boolean; readonly localAddress?: string } = {},
   ): Promise<SocketClient> {
-    const socket = connect({ ...address, allowHalfOpen, noDelay: true });
+    const socket = connect({ ...address, noDelay: true, ...options });
     await once(socket, 'connect');
     return new SocketClient(socket);
   }

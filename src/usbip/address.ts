@@ -1,4 +1,15 @@
-/** Why an address cannot be listened on, and what would do. */
+/** Where a server listens or a peer is, in words; and why a server cannot listen there. */
+
+export interface ListenAddress {
+  readonly host: string;
+  readonly port: number;
+}
+
+/** HOST:PORT, with brackets around an IPv6 address. */
+export function formatAddress({ host, port }: ListenAddress): string {
+  return host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`;
+}
+
 export function whyNotListening(error: NodeJS.ErrnoException): string {
   switch (error.code) {
     case 'EADDRINUSE':
