@@ -36,3 +36,18 @@ export const DESCRIPTOR_LIMITS = {
 export const DEVICES_MAX = 1024;
 /** What is kept of a device's name for people. Two strings of a USB device have at most 253. */
 export const LABEL_CHARACTERS_MAX = 256;
+
+/**
+ * What the clients of a gateway may hold together: bodies, transfer buffers, replies that are not sent. A
+ * sixteenth of the machine's memory, within bounds: enough for a few clients with much under way, and not
+ * what the machine lives by.
+ */
+export function clientsBytesMax(machineBytes: number): number {
+  return Math.min(CLIENTS_BYTES_MAX, Math.max(CLIENTS_BYTES_MIN, machineBytes / 16));
+}
+const CLIENTS_BYTES_MAX = 512 << 20;
+/** Of which one client may have half: more than the longest transfer. */
+const CLIENTS_BYTES_MIN = 64 << 20;
+
+/** Of that, what each client can have whatever others do: two of the longest transfers of a disk's driver. */
+export const CLIENT_GUARANTEED_BYTES = 2 << 20;

@@ -13,6 +13,7 @@
 import { systemClock } from '../core/clock.ts';
 import type { Containment } from '../core/containment.ts';
 import type { SessionLimits } from '../core/limits.ts';
+import type { MemoryBudget } from '../core/memory-budget.ts';
 import type { Claim, Registry } from '../core/registry.ts';
 import type { SessionOptions } from '../core/session.ts';
 import type { Loan } from '../core/urb.ts';
@@ -44,6 +45,8 @@ export interface ConnectionOptions {
   readonly limits: SessionLimits;
   readonly pool: BufferPool;
   readonly network: Network;
+  /** What all clients share; absent if there is one. */
+  readonly memory?: MemoryBudget;
   /** See `Recovery`; default is by time. */
   readonly session?: SessionOptions;
   /** What it answers to clients that know the extension; 0 makes it a server without. */
@@ -119,8 +122,12 @@ export class Connection {
     }
   }
 
-  /** What there is to send, in order, for one gathered write. */
+  /**
+   * What there is to send, in order, for one gathered write. To be called also when what was sent before has
+   * left and when the connection is closed, since memory is accounted for here.
+   */
   takeOutput(): Uint8Array[] {
+    this.#urbs?.noteMemory(this.#closing);
     return this.#writer.take();
   }
 
@@ -157,6 +164,7 @@ export class Connection {
         if (connection.#waiting !== null) return connection.#refuseEager(connection.#waiting);
         return connection.#operationHeader(Buffer.from(view.buffer, at, OpCommon.octets));
       },
+      keptOctets: (octets: number) => connection.#urbs?.keptOctets(octets) ?? octets,
       room: (octets: number) => connection.#urbs?.room(octets) ?? null,
       body(octets: Buffer, pooled: boolean): void {
         if (connection.#urbs !== null) connection.#urbs.body(octets, pooled);
@@ -212,6 +220,7 @@ export class Connection {
 
   #claimDevice(busId: string, offered: number | undefined): void {
     const { registry, peer, limits, pool, network, session, containment, onEvent } = this.#options;
+    const memory = this.#options.memory?.account();
     const { capabilities = CAPABILITIES_KNOWN } = this.#options;
     const wanted = registry.get(busId);
     const agreed = (offered ?? 0) & capabilities;
@@ -222,6 +231,7 @@ export class Connection {
       writer: this.#writer,
       pool,
       network,
+      ...(memory && { memory }),
       stallProtocol,
       borrows: true,
       onBug: (error) => containment.bug(error),

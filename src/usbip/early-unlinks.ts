@@ -26,6 +26,11 @@ export class EarlyUnlinks {
     this.#countMax = countMax;
   }
 
+  /** Unlinks that wait. */
+  get count(): number {
+    return this.#byVictim.size;
+  }
+
   /** Keeps an unlink if its victim is still to come; else false, and it is to be answered now. */
   keep(victim: number, unlink: number): boolean {
     const last = this.#lastSubmitted;

@@ -18,6 +18,8 @@ export interface FrameHandler {
   room?(octets: number): Buffer | null;
   /** False if the body of the header seen last is to be passed over. */
   readonly keepBody: boolean;
+  /** How much of a body that comes in several chunks is kept, at its end. Default: all of it. */
+  keptOctets?(octets: number): number;
   /** Copies a body that lies in one chunk, and says so; else `body` gets a view, an object more. */
   copied?(chunk: Buffer, start: number, end: number): boolean;
   /**
@@ -87,16 +89,21 @@ export class Framer {
       return end;
     }
     this.#bodyMissing = octets;
-    const room = this.#handler.room?.(octets) ?? null;
+    const kept = this.#handler.keptOctets?.(octets) ?? octets;
+    const room = this.#handler.room?.(kept) ?? null;
     this.#bodyPooled = room === null;
-    this.#body = room ?? this.#pool.take(octets);
+    this.#body = room ?? this.#pool.take(kept);
     return at;
   }
 
   #gather(chunk: Buffer, at: number): number {
     const octets = Math.min(this.#bodyMissing, chunk.length - at);
     const body = this.#body;
-    if (body !== null) chunk.copy(body, body.length - this.#bodyMissing, at, at + octets);
+    if (body !== null) {
+      const to = body.length - this.#bodyMissing;
+      const passedOver = Math.min(Math.max(-to, 0), octets); // before what is kept
+      chunk.copy(body, Math.max(to, 0), at + passedOver, at + octets);
+    }
     this.#bodyMissing -= octets;
     if (this.#bodyMissing === 0 && body !== null) {
       this.#body = null;

@@ -10,6 +10,8 @@ import { type Clock, systemClock } from '../core/clock.ts';
 import { Containment, logBug } from '../core/containment.ts';
 import { RemoteProtocolError, UserError } from '../core/errors.ts';
 import { DEFAULT_LIMITS, type SessionLimits } from '../core/limits.ts';
+import { clientsMemory } from '../core/machine-memory.ts';
+import type { MemoryBudget } from '../core/memory-budget.ts';
 import { PeerLines, type PeerLog } from '../core/peer-log.ts';
 import type { Registry } from '../core/registry.ts';
 import type { SessionOptions } from '../core/session.ts';
@@ -19,12 +21,8 @@ import { BufferPool } from './buffer-pool.ts';
 import { Connection, type ConnectionEvent } from './connection.ts';
 import { Door, type DoorOptions, type Place } from './door.ts';
 import { Lifetime } from './lifetime.ts';
-import { ackedOctets, giveBack, readInto, setUserTimeout, writeGathered } from './sockets.ts';
+import { ackedOctets, giveBack, prepareForUrbs, readInto, writeGathered } from './sockets.ts';
 
-/** A silent client is probed after this time, then each second; ten probes lost end it. */
-const KEEPALIVE_MILLISECONDS = 10_000;
-/** Data that a client has not acknowledged for so long ends its connection. */
-const USER_TIMEOUT_MILLISECONDS = 20_000;
 /** Replies that wait for a client before it is not read from any more. */
 const UNSENT_OCTETS_MAX = 1 << 20;
 /** Octets asked of the kernel in one read. */
@@ -47,6 +45,8 @@ export interface ServerOptions {
   readonly registry: Registry;
   readonly log: ServerLog;
   readonly limits?: SessionLimits;
+  /** What all clients together may hold; default: a share of the machine's (limits.ts). */
+  readonly memory?: MemoryBudget;
   /** How errors are held back from clients that do not speak the stall protocol. */
   readonly session?: SessionOptions;
   /** For the time that an operation may take; not for sessions. */
@@ -58,6 +58,7 @@ export class UsbipServer {
   readonly #registry: Registry;
   readonly #log: PeerLines;
   readonly #limits: SessionLimits;
+  readonly #memory: MemoryBudget;
   readonly #session: SessionOptions | undefined;
   readonly #clock: Clock;
   readonly #door: Door;
@@ -70,6 +71,7 @@ export class UsbipServer {
     this.#registry = options.registry;
     this.#log = new PeerLines(options.log);
     this.#limits = options.limits ?? DEFAULT_LIMITS;
+    this.#memory = options.memory ?? clientsMemory();
     this.#session = options.session;
     this.#clock = options.clock ?? systemClock;
     this.#door = new Door(this.#log, this.#clock, options.door);
@@ -141,6 +143,7 @@ export class UsbipServer {
     const client: Client = new Client(socket, {
       registry: this.#registry,
       limits: this.#limits,
+      memory: this.#memory,
       ...(this.#session && { session: this.#session }),
       pool: this.#pool,
       log: this.#log,
@@ -159,6 +162,7 @@ export class UsbipServer {
 interface ClientOptions {
   readonly registry: Registry;
   readonly limits: SessionLimits;
+  readonly memory: MemoryBudget;
   readonly session?: SessionOptions;
   readonly pool: BufferPool;
   readonly log: PeerLog;
@@ -189,6 +193,7 @@ class Client {
       registry: options.registry,
       peer: options.place.name,
       limits: options.limits,
+      memory: options.memory,
       pool: options.pool,
       network: {
         unsentOctets: () => socket.writableLength,
@@ -199,7 +204,10 @@ class Client {
       onOutput: () => this.#scheduleFlush(),
       onEvent: (event) => this.#logEvent(event),
     });
-    socket.on('drain', () => socket.resume());
+    socket.on('drain', () => {
+      socket.resume();
+      this.#flush();
+    });
     socket.on('error', (error) => {
       this.#say('warn', 'lost connections', `connection lost: ${error.message}`);
     });
@@ -298,17 +306,10 @@ class Client {
     if (event.type === 'imported') {
       this.#lifetime.imported();
       this.#options.onImported();
-      this.#prepareForUrbs();
+      prepareForUrbs(this.#socket);
       this.#say('info', 'attached devices', `attached ${event.busId}`);
     } else if (event.type === 'listed') this.#say('info', 'lists', 'listed devices');
     else this.#say('warn', 'refused imports', `refused ${event.busId}: ${event.reason}`);
-  }
-
-  /** What a connection needs that lasts; for a stranger these system calls would be for nothing. */
-  #prepareForUrbs(): void {
-    this.#socket.setNoDelay(true);
-    this.#socket.setKeepAlive(true, KEEPALIVE_MILLISECONDS);
-    setUserTimeout(this.#socket, USER_TIMEOUT_MILLISECONDS);
   }
 
   #say(level: 'info' | 'warn', kind: string, what: string): void {

@@ -20,6 +20,11 @@ import {
 import koffi from 'koffi';
 import type { Loan } from '../core/urb.ts';
 
+/** A silent client is probed after this time, then each second; ten probes lost end it. */
+const KEEPALIVE_MILLISECONDS = 10_000;
+/** Data that a client has not acknowledged for so long ends its connection. */
+const USER_TIMEOUT_MILLISECONDS = 20_000;
+
 const IPPROTO_TCP = 6;
 const TCP_USER_TIMEOUT = 18;
 
@@ -148,6 +153,13 @@ export function giveBack(loans: readonly Loan[]): void {
 export function descriptorOf(socket: Socket): number {
   const handle = (socket as unknown as Internals)._handle;
   return handle?.fd ?? -1;
+}
+
+/** What a client's connection needs that lasts; for a stranger's these system calls would be for nothing. */
+export function prepareForUrbs(socket: Socket): void {
+  socket.setNoDelay(true);
+  socket.setKeepAlive(true, KEEPALIVE_MILLISECONDS);
+  setUserTimeout(socket, USER_TIMEOUT_MILLISECONDS);
 }
 
 /** Ends the connection when data stays unacknowledged for so long. Elsewhere than Linux: nothing. */

@@ -65,14 +65,6 @@ export function readSubmit(view: DataView, at: number, into: SubmitHeader): void
   into.setupLength = view.getUint16(setup + 6, true);
 }
 
-/** What one packet of an outstanding isochronous URB costs, beside its data. */
-const ISO_PACKET_OCTETS = 64;
-
-/** What a URB that is outstanding counts for in `outstandingOctetsMax`. */
-export function costOf(octets: number, packetCount: number): number {
-  return octets + packetCount * ISO_PACKET_OCTETS;
-}
-
 /** The endpoint that a header names, if the device has it now. */
 export function endpointOf(
   header: SubmitHeader,

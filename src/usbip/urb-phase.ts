@@ -10,19 +10,20 @@ import { assert } from '../core/assert.ts';
 import type { EndpointInfo, UsbDevice } from '../core/device.ts';
 import { RemoteProtocolError } from '../core/errors.ts';
 import type { SessionLimits } from '../core/limits.ts';
+import type { MemoryAccount } from '../core/memory-budget.ts';
 import type { SessionClient } from '../core/session.ts';
 import { type Room, Urb, type UrbStatus } from '../core/urb.ts';
 import type { Evidence } from '../stall/fence.ts';
 import type { BufferPool } from './buffer-pool.ts';
+import { ClientMemory, costOf, type Unsent } from './client-memory.ts';
 import { EarlyUnlinks } from './early-unlinks.ts';
 import { CLEAR_STALL_FLAG } from './extension.ts';
 import type { FrameHandler } from './framer.ts';
-import { CmdUnlink, COMMAND, HEADER_OCTETS } from './protocol.ts';
+import { CmdUnlink, COMMAND, HEADER_OCTETS, IsoDescriptor } from './protocol.ts';
 import type { ReplyWriter } from './reply-writer.ts';
 import {
   bodyOctets,
   buildUrb,
-  costOf,
   emptySubmitHeader,
   endpointOf,
   readSubmit,
@@ -32,9 +33,7 @@ import {
 const NO_OCTETS = Buffer.alloc(0);
 
 /** What the socket knows. */
-export interface Network {
-  /** Replies that have left the writer and wait for the network. */
-  unsentOctets(): number;
+export interface Network extends Unsent {
   /** How much of what was ever sent the client's TCP has acknowledged, if that can be told. */
   ackedOctets(): number | undefined;
 }
@@ -57,6 +56,8 @@ export interface UrbPhaseOptions {
   readonly writer: ReplyWriter;
   readonly pool: BufferPool;
   readonly network: Network;
+  /** What this client shares with others; absent if there are none. */
+  readonly memory?: MemoryAccount;
   /** Agreed upon with the client; see extension.ts. */
   readonly stallProtocol: boolean;
   /** The writer's loans are given back when what it wrote has been sent. */
@@ -89,19 +90,26 @@ export class UrbPhase implements FrameHandler, SessionClient {
   #refusal: UrbStatus = 'ok';
   /** Where the body at hand is gathered, if that is the device's. */
   #room: Room | null = null;
-  /** Transfer buffers of URBs that are not given back. */
-  #outstandingOctets = 0;
+  readonly #memory: ClientMemory;
   readonly #earlyUnlinks: EarlyUnlinks;
 
   constructor(options: UrbPhaseOptions) {
     this.#options = options;
     this.borrows = options.borrows ?? false;
     this.failed = options.onBug;
-    this.#earlyUnlinks = new EarlyUnlinks(options.limits.urbsMax);
+    const { limits, writer, network, memory } = options;
+    this.#memory = new ClientMemory(limits, writer, network, memory);
+    this.#earlyUnlinks = new EarlyUnlinks(limits.urbsMax);
   }
 
   begin(session: UrbSession): void {
     this.#session = session;
+  }
+
+  /** What the client holds counts for others from now on; nothing if it is gone. */
+  noteMemory(isGone: boolean): void {
+    if (isGone) this.#memory.free();
+    else this.#memory.note(this.#session?.outstandingCount ?? 0, this.#earlyUnlinks.count);
   }
 
   header(view: DataView, at: number): number {
@@ -133,6 +141,12 @@ export class UrbPhase implements FrameHandler, SessionClient {
     this.#submit(room ?? octets, pooled);
   }
 
+  /** Of the body of a URB that is refused only the packet descriptors are needed: see `refuse`. */
+  keptOctets(octets: number): number {
+    if (this.#refusal === 'ok') return octets;
+    return Math.min(octets, this.#header.packetCount * IsoDescriptor.octets);
+  }
+
   /** No more comes, in the middle of a body perhaps. */
   close(): void {
     this.#room?.giveBack();
@@ -141,7 +155,7 @@ export class UrbPhase implements FrameHandler, SessionClient {
 
   gaveBack(urb: Urb): void {
     const { writer, pool } = this.#options;
-    this.#outstandingOctets -= costOf(urb.octets, urb.packets?.length ?? 0);
+    this.#memory.gaveBack(costOf(urb.octets, urb.packets?.length ?? 0));
     if (urb.pooled !== null) {
       pool.give(urb.pooled);
       urb.pooled = null;
@@ -192,9 +206,11 @@ export class UrbPhase implements FrameHandler, SessionClient {
     }
     this.#refusal = session.isOpen ? refusal(header, this.#endpoint, limits) : 'shutdown';
     const cost = costOf(header.octets, this.#isochronous ? header.packetCount : 0);
-    if (this.#refusal === 'ok' && !this.#hasRoom(session, cost)) this.#refusal = 'no-memory';
+    if (this.#refusal === 'ok' && !this.#memory.admits(session.outstandingCount, cost))
+      this.#refusal = 'no-memory';
     // Packet descriptors are needed even for a refusal; data alone is passed over.
     this.keepBody = this.#refusal === 'ok' || this.#isochronous;
+    if (this.#refusal === 'ok') this.#memory.arriving(cost);
     if (octets === 0) this.#submit(NO_OCTETS, false);
     else if (!this.keepBody) this.#refuse(this.#refusal, NO_OCTETS);
     return octets;
@@ -221,14 +237,6 @@ export class UrbPhase implements FrameHandler, SessionClient {
     return this.#seen[index];
   }
 
-  #hasRoom(session: UrbSession, octets: number): boolean {
-    const { limits, writer, network } = this.#options;
-    const held = this.#outstandingOctets + writer.pendingOctets + network.unsentOctets();
-    return (
-      session.outstandingCount < limits.urbsMax && held + octets <= limits.outstandingOctetsMax
-    );
-  }
-
   /** Anything may have happened while a body arrived in pieces. */
   #lookAgain(): void {
     const session = this.#openSession();
@@ -237,6 +245,7 @@ export class UrbPhase implements FrameHandler, SessionClient {
   }
 
   #submit(body: Buffer, pooled: boolean): void {
+    this.#memory.arriving(0);
     const endpoint = this.#endpoint;
     const built =
       this.#refusal === 'ok' && endpoint !== undefined
@@ -255,7 +264,7 @@ export class UrbPhase implements FrameHandler, SessionClient {
     if (this.#options.stallProtocol) {
       built.clearStall = (this.#header.transferFlags & CLEAR_STALL_FLAG) !== 0;
     }
-    this.#outstandingOctets += costOf(built.octets, built.packets?.length ?? 0);
+    this.#memory.submitted(costOf(built.octets, built.packets?.length ?? 0));
     this.#openSession().submit(built);
     // The memory of a chunk is used again for the next one; what waits needs its own.
     if (built.outstanding && !pooled && !inRoom) built.dataOut = Buffer.from(built.dataOut);
