@@ -6,6 +6,8 @@
  * handler that asked for it.
  */
 
+import { DISKS_MEMORY, type DiskMemory } from './disk-memory.ts';
+
 /** `error` is null when all octets were moved. */
 export type Done = (error: Error | null) => void;
 
@@ -29,19 +31,38 @@ export interface Backing {
 /** Octets that memory is allocated in. */
 export const PAGE_OCTETS = 64 << 10;
 
+const ZERO_PAGE = Buffer.alloc(PAGE_OCTETS);
+
+export interface MemoryOptions {
+  readonly readonly?: boolean;
+  /** Memory that the disk may occupy; default: as much as it is large. */
+  readonly bytesMax?: number;
+  /** What it takes that from; default: what all disks of this process share. */
+  readonly memory?: DiskMemory;
+}
+
 /**
  * A sparse disk in memory: pages come with the first write, so a disk of terabytes costs what is
- * written to it. What was never written, or was discarded, reads as zeros.
+ * written to it. What was never written, was discarded, or is only zeros costs nothing and reads as zeros.
  */
 export class MemoryBacking implements Backing {
   readonly octets: number;
   readonly readonly: boolean;
   readonly immediate = true;
   readonly #pages = new Map<number, Buffer>();
+  readonly #memory: DiskMemory;
+  readonly #pagesMax: number;
 
-  constructor(octets: number, readonly = false) {
+  constructor(octets: number, options: MemoryOptions = {}) {
+    const {
+      readonly = false,
+      bytesMax = Number.POSITIVE_INFINITY,
+      memory = DISKS_MEMORY,
+    } = options;
     this.octets = octets;
     this.readonly = readonly;
+    this.#memory = memory;
+    this.#pagesMax = Math.floor(bytesMax / PAGE_OCTETS);
   }
 
   /** Memory in use for data. */
@@ -61,10 +82,12 @@ export class MemoryBacking implements Backing {
   write(offset: number, octets: Buffer, done: Done): void {
     try {
       eachPage(offset, octets.length, (page, from, to, at) => {
-        octets.copy(this.#page(page), from, at, at + to - from);
+        const end = at + to - from;
+        if (isZeros(octets, at, end)) this.#clear(page, from, to);
+        else octets.copy(this.#page(page), from, at, end);
       });
     } catch (error) {
-      // The machine has no memory left for another page: the thin disk is full.
+      // No page more is allowed, or the machine has no memory for one: the thin disk is full.
       done(Object.assign(error as Error, { code: 'ENOSPC' }));
       return;
     }
@@ -75,11 +98,11 @@ export class MemoryBacking implements Backing {
     const first = Math.ceil(offset / PAGE_OCTETS);
     const end = Math.floor((offset + octets) / PAGE_OCTETS);
     if (first >= end) {
-      this.#clear(offset, octets);
+      this.#clearRange(offset, octets);
     } else {
-      this.#clear(offset, first * PAGE_OCTETS - offset);
-      this.#drop(first, end);
-      this.#clear(end * PAGE_OCTETS, offset + octets - end * PAGE_OCTETS);
+      this.#clearRange(offset, first * PAGE_OCTETS - offset);
+      this.#dropAll(first, end);
+      this.#clearRange(end * PAGE_OCTETS, offset + octets - end * PAGE_OCTETS);
     }
     done(null);
   };
@@ -89,35 +112,55 @@ export class MemoryBacking implements Backing {
   }
 
   async close(): Promise<void> {
-    this.#pages.clear();
+    this.#dropAll(0, Number.POSITIVE_INFINITY);
   }
 
   #page(page: number): Buffer {
     let octets = this.#pages.get(page);
     if (octets === undefined) {
-      octets = Buffer.alloc(PAGE_OCTETS);
+      if (this.#pages.size >= this.#pagesMax || !this.#memory.take(PAGE_OCTETS)) {
+        throw new Error('Cannot write to a disk in memory: it occupies all that it may');
+      }
+      try {
+        octets = Buffer.alloc(PAGE_OCTETS);
+      } catch (error) {
+        this.#memory.giveBack(PAGE_OCTETS);
+        throw error;
+      }
       this.#pages.set(page, octets);
     }
     return octets;
   }
 
-  /** Drops whole pages; the work is bounded by the pages there are, not by the range. */
-  #drop(first: number, end: number): void {
-    if (end - first > this.#pages.size) {
-      for (const page of this.#pages.keys()) {
-        if (page >= first && page < end) this.#pages.delete(page);
-      }
-      return;
-    }
-    for (let page = first; page < end; page++) this.#pages.delete(page);
+  #drop(page: number): void {
+    if (this.#pages.delete(page)) this.#memory.giveBack(PAGE_OCTETS);
   }
 
-  /** Zeroes a part of a page or two, where they exist. */
-  #clear(offset: number, octets: number): void {
-    eachPage(offset, octets, (page, from, to) => {
-      this.#pages.get(page)?.fill(0, from, to);
-    });
+  /** Drops whole pages; the work is bounded by the pages there are, not by the range. */
+  #dropAll(first: number, end: number): void {
+    if (end - first > this.#pages.size) {
+      for (const page of this.#pages.keys()) if (page >= first && page < end) this.#drop(page);
+      return;
+    }
+    for (let page = first; page < end; page++) this.#drop(page);
   }
+
+  #clearRange(offset: number, octets: number): void {
+    eachPage(offset, octets, (page, from, to) => this.#clear(page, from, to));
+  }
+
+  /** Zeroes a part of a page, if it exists; one that has nothing else is given back. */
+  #clear(page: number, from: number, to: number): void {
+    const octets = this.#pages.get(page);
+    if (octets === undefined) return;
+    octets.fill(0, from, to);
+    if (isZeros(octets, 0, PAGE_OCTETS)) this.#drop(page);
+  }
+}
+
+/** Whether a piece of at most a page has only zeros; most that do not are told by their first octet. */
+function isZeros(octets: Buffer, from: number, to: number): boolean {
+  return octets[from] === 0 && ZERO_PAGE.compare(octets, from, to, 0, to - from) === 0;
 }
 
 /** Calls `visit` with each page of a range: octets `from`..`to` of it stand at `at` in the range. */

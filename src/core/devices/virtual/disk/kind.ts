@@ -4,8 +4,9 @@ import { realpathSync } from 'node:fs';
 import { UserError } from '../../../errors.ts';
 import { type DeviceDefinition, defineDevice } from '../definition.ts';
 import { defineKind } from '../kind.ts';
-import { type Backing, MemoryBacking } from './backing.ts';
+import { type Backing, MemoryBacking, PAGE_OCTETS } from './backing.ts';
 import { BULK_IN, BULK_OUT, Disk, REQUEST } from './disk.ts';
+import { DISKS_MEMORY } from './disk-memory.ts';
 import { openImage } from './file-backing.ts';
 import { Medium } from './medium.ts';
 import { type Identity, LogicalUnit } from './scsi.ts';
@@ -95,6 +96,7 @@ export function defineDisk(options: DiskOptions): DeviceDefinition<Disk> {
 /** The options of the kind, after parsing. */
 export interface DiskKindOptions {
   readonly size?: number;
+  readonly memory?: number;
   readonly file?: string;
   readonly readonly?: true;
   readonly serial?: string;
@@ -138,8 +140,9 @@ function fieldOf(name: string, text: string, charactersMax: number): string {
 }
 
 function backingOf(options: DiskKindOptions, blockOctets: number): Backing {
-  const { size, file, readonly = false } = options;
+  const { size, memory, file, readonly = false } = options;
   if (size !== undefined) checkSize(size, blockOctets);
+  if (memory !== undefined) checkMemory(memory, file);
   if (file !== undefined) {
     return openImage(file, {
       readonly,
@@ -152,7 +155,24 @@ function backingOf(options: DiskKindOptions, blockOctets: number): Backing {
       'Cannot make a disk: neither size nor file is given, expected size=64MiB or file=PATH',
     );
   }
-  return new MemoryBacking(size, readonly);
+  return new MemoryBacking(size, {
+    readonly,
+    ...(memory !== undefined && { bytesMax: memory }),
+  });
+}
+
+function checkMemory(memory: number, file: string | undefined): void {
+  if (file !== undefined) {
+    throw new UserError(
+      'Cannot limit the memory of a disk with file: it is in the file, expected memory= without file=',
+    );
+  }
+  const most = DISKS_MEMORY.bytesMax;
+  if (memory >= PAGE_OCTETS && memory <= most) return;
+  throw new UserError(
+    `Cannot make a disk that occupies up to ${memory} bytes of memory: expected ${PAGE_OCTETS} to ${most}, ` +
+      'which is half of what this machine has, for all disks together',
+  );
 }
 
 function checkSize(size: number, blockOctets: number): void {
@@ -178,7 +198,14 @@ export const disk = defineKind({
   name: 'disk',
   summary: 'USB mass storage disk in memory or in an image file',
   options: {
-    size: { type: 'size', help: 'size of a disk in memory, or of an image file to be created' },
+    size: {
+      type: 'size',
+      help: 'size of a disk in memory (sparse: see memory), or of an image file to be created',
+    },
+    memory: {
+      type: 'size',
+      help: "most memory that a disk in memory may occupy (default: its size); all of them together half of the machine's",
+    },
     file: { type: 'file', help: 'image file or block device; alone, it must exist' },
     readonly: { type: 'flag', help: 'write-protect the disk' },
     serial: { type: 'text', help: 'serial number (default: from the file name, or random)' },

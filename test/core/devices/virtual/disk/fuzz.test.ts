@@ -184,7 +184,7 @@ describe('disk: any host', () => {
   it('data that does not belong to a command never reaches the disk', async () => {
     await fc.assert(
       fc.asyncProperty(steps, async (script) => {
-        const memory = new MemoryBacking(SIZE, true);
+        const memory = new MemoryBacking(SIZE, { readonly: true });
         await surviveReadOnly(hostOf(memory), script);
         assert.equal(memory.allocatedOctets, 0);
       }),

@@ -193,7 +193,7 @@ describe('disk: SCSI', () => {
     });
 
     it('shows write protection', async () => {
-      const host = hostOf(new MemoryBacking(1 << 20, true));
+      const host = hostOf(new MemoryBacking(1 << 20, { readonly: true }));
       assert.equal((await answer(host, modeSense6(0x3f), 192))[2], 0x90);
     });
 
@@ -517,14 +517,14 @@ describe('disk: SCSI', () => {
     ];
     for (const [name, cdb, octets] of WRITES) {
       it(`refuses ${name}`, async () => {
-        const memory = new MemoryBacking(1 << 20, true);
+        const memory = new MemoryBacking(1 << 20, { readonly: true });
         const host = hostOf(memory);
         assert.equal(await host.failure(cdb, { out: pattern(octets) }), WRITE_PROTECTED);
         assert.equal(memory.allocatedOctets, 0);
       });
     }
     it('still reads and synchronizes', async () => {
-      const host = hostOf(new MemoryBacking(1 << 20, true));
+      const host = hostOf(new MemoryBacking(1 << 20, { readonly: true }));
       await host.pass(cdb10(0x28, 0, 1), { in: 512 });
       await host.pass(cdb10(0x35, 0, 0));
     });
