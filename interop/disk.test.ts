@@ -114,4 +114,25 @@ describe('disk, attached with the stock usbip client', function () {
       await gateway.kill();
     }
   });
+
+  it('a disk that may occupy no more memory is full, until zeros are written', async () => {
+    const gateway = await startGateway({ exports: ['virtual:disk,size=1TiB,memory=1MiB'] });
+    try {
+      guest.forward(gateway.port);
+      const disk = await blockDevice(guest, await attach(guest, '1-1'));
+      const write = `dd if=/dev/urandom of=/dev/${disk} bs=64k count=32 oflag=direct`;
+      const full = await guest.run(`${write} 2>&1`, { timeoutSeconds: 60 });
+      assert.notEqual(full.code, 0);
+      assert.match(full.stdout, /No space left on device/);
+      await guest.succeed(
+        `dd if=/dev/zero of=/dev/${disk} bs=64k count=16 oflag=direct 2>/dev/null`,
+        { timeoutSeconds: 60 },
+      );
+      await guest.succeed(`${write.replace('count=32', 'count=8')} 2>/dev/null`, {
+        timeoutSeconds: 60,
+      });
+    } finally {
+      await gateway.kill();
+    }
+  });
 });

@@ -17,7 +17,7 @@ const PURE: readonly RegExp[] = [
   /^src\/stall\//,
   /^src\/core\/(urb|layout|descriptors|session|limits|device|errors|control-effect)\.ts$/,
   /^src\/usbip\/(framer|submit|reply-writer|operations|urb-phase|connection|protocol|status)\.ts$/,
-  /^src\/usbip\/(buffer-pool|admission)\.ts$/,
+  /^src\/usbip\/(buffer-pool|admission|client-memory|lifetime)\.ts$/,
   /^src\/core\/(peer-log|memory-budget)\.ts$/,
   /^src\/usbip\/(attachment|commands|front-end-packets|remote-endpoints|remote-urbs|vhci-fence)\.ts$/,
   /^src\/core\/devices\/virtual\/(definition|descriptors|control-pipe|isochronous|packets)\.ts$/,

@@ -2,6 +2,7 @@
 import { strict as assert } from 'node:assert';
 import { Containment } from '../../src/core/containment.ts';
 import { DEFAULT_LIMITS, type SessionLimits } from '../../src/core/limits.ts';
+import type { MemoryBudget } from '../../src/core/memory-budget.ts';
 import { Registry } from '../../src/core/registry.ts';
 import { BufferPool } from '../../src/usbip/buffer-pool.ts';
 import { Connection, type ConnectionEvent } from '../../src/usbip/connection.ts';
@@ -184,6 +185,8 @@ export interface ScriptedOptions {
   readonly limits?: Partial<SessionLimits>;
   readonly clock?: FakeClock;
   readonly peer?: string;
+  readonly memory?: MemoryBudget;
+  readonly pool?: BufferPool;
 }
 
 /** A client and the `Connection` that serves it. */
@@ -204,7 +207,8 @@ export class ScriptedClient {
       registry: this.registry,
       peer: options.peer ?? 'test',
       limits: { ...DEFAULT_LIMITS, ...options.limits },
-      pool: new BufferPool(),
+      pool: options.pool ?? new BufferPool(),
+      ...(options.memory && { memory: options.memory }),
       network: { unsentOctets: () => this.unsentOctets, ackedOctets: () => undefined },
       session: { clock: this.clock },
       // A bug is to fail the test, wherever it comes up.
