@@ -44,7 +44,10 @@ export function answer(
   return answerWith(() => carryOut(gateway, parseRequest(request)), onBug);
 }
 
-/** The answer to a request that `work` carries out. Never rejects. `onBug` is told what is no user's mistake. */
+/**
+ * The answer to a request that `work` carries out. Never rejects. `onBug` is told what is no user's
+ * mistake.
+ */
 export async function answerWith(
   work: () => Promise<unknown>,
   onBug: (error: unknown) => void = () => {},

@@ -176,7 +176,10 @@ export class Gateway {
     };
   }
 
-  /** Says goodbye to every client, then lets go of every device; one that fails is no matter of the others. */
+  /**
+   * Says goodbye to every client, then lets go of every device; one that fails is no matter of the
+   * others.
+   */
   async close(): Promise<void> {
     this.#isClosed = true;
     for (const source of this.#sources) source.stop();

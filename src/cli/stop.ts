@@ -1,6 +1,7 @@
 /**
- * How processes that serve end: in peace at the first signal, at once at the second; and when an exception
- * comes up that nobody contains (core/containment.ts), for then nobody knows what is right any more.
+ * How processes that serve end: in peace at the first signal, at once at the second; and when an
+ * exception comes up that nobody contains (core/containment.ts), for then nobody knows what is
+ * right any more.
  */
 import { constants } from 'node:os';
 import type { Log } from './log.ts';

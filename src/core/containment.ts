@@ -1,12 +1,12 @@
 /**
- * Where a bug stops. An exception that nobody expects (an assertion, a TypeError) says that some state is not what its
- * code believes. That state belongs to one client, one device or one attachment, and only that ends: the process
- * has others to serve.
+ * Where a bug stops. An exception that nobody expects (an assertion, a TypeError) says that some
+ * state is not what its code believes. That state belongs to one client, one device or one
+ * attachment, and only that ends: the process has others to serve.
  *
- * Whoever owns such state makes a `Containment` and lets everything that enters from outside (a socket, a timer, a
- * device, a promise) pass through it. The first bug is told to the owner, who logs it with its stack and
- * lets the state go. Later ones come of the first and are not told. What nobody contains ends
- * the process (cli/stop.ts).
+ * Whoever owns such state makes a `Containment` and lets everything that enters from outside (a
+ * socket, a timer, a device, a promise) pass through it. The first bug is told to the owner, who
+ * logs it with its stack and lets the state go. Later ones come of the first and are not told. What
+ * nobody contains ends the process (cli/stop.ts).
  *
  * The expected failures (errors.ts) are caught where they are expected, before they get here.
  */

@@ -33,9 +33,9 @@ import { type ControlEffect, controlEffect } from './control-effect.ts';
 import type { DeviceHost, EndpointInfo, UsbDevice } from './device.ts';
 import { ENDPOINT_PLACES, placeOf } from './endpoint-place.ts';
 import { EndpointSlot, type EndpointSlotOptions } from './endpoint-slot.ts';
+import { FailedSession } from './failed-session.ts';
 import { timedRecovery } from './recovery.ts';
 import { type RunningClock, runningTime } from './running-time.ts';
-import { settlesWithin } from './settles-within.ts';
 import type { Urb, UrbStatus } from './urb.ts';
 import { UrbTable } from './urb-table.ts';
 
@@ -45,9 +45,9 @@ export interface SessionClient {
   /** The device has gone; every URB has been given back before. */
   deviceRemoved(): void;
   /**
-   * The device, the session or this client has a bug. Log it and `close` the session, which gives back
-   * what is outstanding. Called once, perhaps from inside a call of the session's. Default: the error
-   * is thrown to whoever has called the session.
+   * The device, the session or this client has a bug. Log it and `close` the session, which gives
+   * back what is outstanding. Called once, perhaps from inside a call of the session's. Default:
+   * the error is thrown to whoever has called the session.
    */
   failed?(error: unknown): void;
   /** It gives back what is lent (`Urb.loan`); else nothing is. */
@@ -65,9 +65,6 @@ export interface SessionOptions {
 }
 
 type State = 'open' | 'removed' | 'closing' | 'closed';
-
-/** After a bug, how long the device may take to give back its URBs, and to close. */
-const BROKEN_MILLISECONDS = 5_000;
 
 export class DeviceSession implements DeviceHost {
   readonly device: UsbDevice;
@@ -87,8 +84,8 @@ export class DeviceSession implements DeviceHost {
   /** The client is to be told that the device has gone, when it has all its URBs. */
   #untold = false;
   #whenEmpty: (() => void) | null = null;
-  /** After a bug: all that the device had is back. */
-  #whenBack: (() => void) | null = null;
+  /** What is left to be done after a bug. */
+  #failure: FailedSession | null = null;
   #closed: Promise<void> | null = null;
 
   /**
@@ -243,8 +240,8 @@ export class DeviceSession implements DeviceHost {
         this.#whenEmpty = resolve;
       });
     }
-    if (this.hasFailed) {
-      await this.#closeFailed();
+    if (this.#failure !== null) {
+      await this.#failure.close();
       return;
     }
     this.#state = 'closed';
@@ -252,7 +249,7 @@ export class DeviceSession implements DeviceHost {
   }
 
   completed(urb: Urb): void {
-    if (this.hasFailed) this.#cameBack(urb);
+    if (this.#failure !== null) this.#failure.completed(urb);
     else this.#containment.run(this.#completed, urb);
   }
 
@@ -288,47 +285,11 @@ export class DeviceSession implements DeviceHost {
   #fail(error: unknown): void {
     if (this.#client.failed === undefined) throw error;
     this.#state = 'closing';
+    this.#failure = new FailedSession(this.device, this.#client, this.#outstanding, this.#clock);
     this.#actions.clear();
     for (const slot of this.#slots) slot?.end();
     this.#whenEmpty?.();
     this.#client.failed(error);
-  }
-
-  /**
-   * After a bug nobody can say what the queues are worth. What the device has is asked back from it, and
-   * given back when it comes, all else at once.
-   *
-   * @throws {Error} if the device does not come to rest: nobody can have it any more.
-   */
-  async #closeFailed(): Promise<void> {
-    const back = new Promise<void>((resolve) => {
-      this.#whenBack = resolve;
-    });
-    const all = [...this.#outstanding];
-    if (all.length === 0) this.#whenBack?.();
-    for (const urb of all) if (urb.atDevice) ignoring(() => this.device.unlink(urb));
-    for (const urb of all) if (!urb.atDevice) this.#giveBackFailed(urb);
-    if (!(await settlesWithin(back, BROKEN_MILLISECONDS, this.#clock))) {
-      throw new Error(`it has not given back its URBs within ${BROKEN_MILLISECONDS} ms`);
-    }
-    if (!(await settlesWithin(this.device.close(), BROKEN_MILLISECONDS, this.#clock))) {
-      throw new Error(`it has not closed within ${BROKEN_MILLISECONDS} ms`);
-    }
-  }
-
-  /** After a bug the device has completed a URB, one of those that it has perhaps. */
-  #cameBack(urb: Urb): void {
-    if (!urb.atDevice) return;
-    urb.atDevice = false;
-    if (this.#whenBack !== null) this.#giveBackFailed(urb);
-  }
-
-  #giveBackFailed(urb: Urb): void {
-    if (!this.#outstanding.delete(urb)) return;
-    urb.outstanding = false;
-    urb.status = 'shutdown';
-    ignoring(() => this.#client.gaveBack(urb));
-    if (this.#outstanding.size === 0) this.#whenBack?.();
   }
 
   readonly #emptied = (): void => {
@@ -449,13 +410,6 @@ export class DeviceSession implements DeviceHost {
       slot.arm();
     }
   }
-}
-
-/** Whose failure is one of the consequences of a bug that is told already. */
-function ignoring(work: () => void): void {
-  try {
-    work();
-  } catch {}
 }
 
 function outcomeOf(urb: Urb): Outcome {

@@ -31,8 +31,8 @@ export interface ImportOptions {
   /** See `FrontEndOptions.holdBack`. */
   readonly holdBack?: 'short-not-ok' | 'all';
   /**
-   * An exception that is no fault of the server's has ended the connection. Default: it goes where exceptions
-   * go, for it may be one of the program's own handlers.
+   * An exception that is no fault of the server's has ended the connection. Default: it goes where
+   * exceptions go, for it may be one of the program's own handlers.
    */
   readonly onBug?: (error: unknown) => void;
 }

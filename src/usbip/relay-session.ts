@@ -76,7 +76,8 @@ export class RelaySession implements UrbSession {
   readonly #waitingAt = new Map<number, number>();
 
   /**
-   * @param containment Where bugs of completion handlers go: the device may be one of several of its front end.
+   * @param containment Where bugs of completion handlers go: the device may be one of several of
+   * its front end.
    * @param onReported A report ends there whose handler is to be waited for.
    */
   constructor(

@@ -127,8 +127,8 @@ function onReadOf(memory: Buffer, receive: (chunk: Buffer) => void) {
 
 /**
  * Writes in one system call; a single piece needs no cork for that. `loans` are given back when the
- * system has a copy of all pieces, or the socket has failed; with loans there are pieces. `give` does
- * that: a turn of its own, where nobody catches.
+ * system has a copy of all pieces, or the socket has failed; with loans there are pieces. `give`
+ * does that: a turn of its own, where nobody catches.
  */
 export function writeGathered(
   socket: Socket,

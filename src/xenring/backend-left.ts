@@ -3,7 +3,10 @@ import type { Clock } from '../core/clock.ts';
 import type { Store } from './platform.ts';
 import { xenbusStateOf } from './xenbus-state.ts';
 
-/** Resolves when the back end whose state is at `path` has let go, or after that time: it may have been killed. */
+/**
+ * Resolves when the back end whose state is at `path` has let go, or after that time: it may have
+ * been killed.
+ */
 export async function backendLeft(
   store: Store,
   path: string,

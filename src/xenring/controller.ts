@@ -42,8 +42,8 @@ export interface ControllerOptions {
   /** A URB was answered outside `work`: `work` is due, at the end of this turn. */
   readonly onAnswered: () => void;
   /**
-   * The front end broke the protocol (`RingError`), the platform failed (`PlatformError`), or there is a bug.
-   * Called once, from anywhere: end the connection later.
+   * The front end broke the protocol (`RingError`), the platform failed (`PlatformError`), or there
+   * is a bug. Called once, from anywhere: end the connection later.
    */
   readonly onFault: (error: unknown) => void;
 }

@@ -69,8 +69,9 @@ export class Frontend extends EventEmitter<FrontendEvents> {
   #closing = false;
 
   /**
-   * Told of an exception that is no fault of the back end's; all devices are lost then. If it is null, the
-   * exception goes where exceptions go and all goes on: it may be one of the program's own handlers.
+   * Told of an exception that is no fault of the back end's; all devices are lost then. If it is
+   * null, the exception goes where exceptions go and all goes on: it may be one of the program's
+   * own handlers.
    */
   onBug: ((error: unknown) => void) | null = null;
 

@@ -34,7 +34,9 @@ export class PortKeeper {
   /** Resolves when the device that was here is free. */
   #leaving: Promise<void> | null = null;
   #ended = false;
-  /** A device whose session has failed here: a guest would bring about the same bug again at once. */
+  /**
+   * A device whose session has failed here: a guest would bring about the same bug again at once.
+   */
   #failedExport: Export | null = null;
   /** Why the wanted device is not here, as the log knows it. */
   #reason = '';

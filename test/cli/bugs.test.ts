@@ -1,4 +1,7 @@
-/** Bugs that nobody contains end the process, in good order; bugs of one device, one request, one attachment do not. */
+/**
+ * Bugs that nobody contains end the process, in good order; bugs of one device, one request, one
+ * attachment do not.
+ */
 import { strict as assert } from 'node:assert';
 import { writeFileSync } from 'node:fs';
 import { connect } from 'node:net';

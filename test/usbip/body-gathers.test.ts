@@ -1,6 +1,6 @@
 /**
- * What may change while the body of an OUT URB arrives: the device goes, an endpoint goes with a new
- * setting. What was looked at with the header is looked at again with the body.
+ * What may change while the body of an OUT URB arrives: the device goes, an endpoint goes with a
+ * new setting. What was looked at with the header is looked at again with the body.
  */
 import { strict as assert } from 'node:assert';
 import { Registry } from '../../src/core/registry.ts';

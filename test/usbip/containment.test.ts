@@ -1,6 +1,6 @@
 /**
- * A bug of a device, of its session or of a connection ends that connection alone. On sockets: the log has
- * one line with the stack, others go on, and the device can be attached again.
+ * A bug of a device, of its session or of a connection ends that connection alone. On sockets: the
+ * log has one line with the stack, others go on, and the device can be attached again.
  */
 import { strict as assert } from 'node:assert';
 import { once } from 'node:events';

@@ -1,6 +1,6 @@
 /**
- * Bugs while rings are served: one of a device ends its use at that port, one of the connection ends that
- * connection. Other ports and other guests go on.
+ * Bugs while rings are served: one of a device ends its use at that port, one of the connection
+ * ends that connection. Other ports and other guests go on.
  */
 import { strict as assert } from 'node:assert';
 import { type Fault, FaultyDevice, MadeBug } from '../core/faulty-device.ts';

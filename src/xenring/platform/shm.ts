@@ -41,7 +41,10 @@ export interface ShmOptions {
   readonly pages?: number;
   /** Whether this process serves the store; default is that domain 0 does. */
   readonly serveStore?: boolean;
-  /** A bug has ended the connection of one client of the store. Default: its error goes where exceptions go. */
+  /**
+   * A bug has ended the connection of one client of the store. Default: its error goes where
+   * exceptions go.
+   */
   readonly onBug?: (error: unknown) => void;
 }
 

@@ -31,7 +31,9 @@ export interface OpenHostOptions {
   readonly force: boolean;
   /** The device has been unplugged; every URB is back. Called once. */
   readonly onGone: () => void;
-  /** A bug has come up while no session had the device. Default: its error goes where exceptions go. */
+  /**
+   * A bug has come up while no session had the device. Default: its error goes where exceptions go.
+   */
   readonly onBug?: (error: unknown) => void;
 }
 

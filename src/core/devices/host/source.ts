@@ -54,7 +54,10 @@ export class HostDeviceSource<Plugged extends PluggedDevice, Host extends HostDe
   #trouble = '';
   #cancel: () => void = () => {};
   #stopped = false;
-  /** It takes its time to open several: one may go before it is handed over, and nobody would hear of it then. */
+  /**
+   * It takes its time to open several: one may go before it is handed over, and nobody would hear
+   * of it then.
+   */
   readonly #gone = new WeakSet<UsbDevice>();
 
   constructor(backend: HostBackend<Plugged, Host>, options: SourceOptions) {

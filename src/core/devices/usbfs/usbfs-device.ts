@@ -42,7 +42,9 @@ export interface UsbfsDeviceOptions {
   readonly isStray: boolean;
   /** The device has been unplugged, or the machine has slept; every URB is back. Called once. */
   readonly onGone: () => void;
-  /** A bug has come up while no session had the device. Default: its error goes where exceptions go. */
+  /**
+   * A bug has come up while no session had the device. Default: its error goes where exceptions go.
+   */
   readonly onBug?: (error: unknown) => void;
 }
 
@@ -80,6 +82,14 @@ export class UsbfsDevice implements UsbDevice {
   /** Nobody can have it from us any more. */
   #gone = false;
   #isPlugged = true;
+  /** Made once: it is called for each URB, perhaps. */
+  readonly #ready = (last: boolean) => {
+    try {
+      this.#reap(last);
+    } catch (error) {
+      this.#bug(error);
+    }
+  };
   #disposed = false;
 
   /**
@@ -261,7 +271,7 @@ export class UsbfsDevice implements UsbDevice {
   }
 
   #watch(): void {
-    this.#file.watch((last) => this.#contained(() => this.#reap(last)));
+    this.#file.watch(this.#ready);
   }
 
   #contained(work: () => void): void {

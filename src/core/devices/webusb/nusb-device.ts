@@ -30,7 +30,9 @@ export interface NusbDeviceOptions {
   readonly isStray: boolean;
   /** The device has been unplugged; every URB is back. Called once. */
   readonly onGone: () => void;
-  /** A bug has come up while no session had the device. Default: its error goes where exceptions go. */
+  /**
+   * A bug has come up while no session had the device. Default: its error goes where exceptions go.
+   */
   readonly onBug?: (error: unknown) => void;
   /** Nothing is done with the device any more. */
   readonly onDisposed: () => void;
