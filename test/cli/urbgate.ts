@@ -19,7 +19,7 @@ const TSX = pathToFileURL(createRequire(import.meta.url).resolve('tsx')).href;
 export const FLAGS = EXTENSION === '.ts' ? ['--import', TSX] : [];
 
 /** A machine that compiles the sources anew, with other tests beside, may need this. */
-export const PATIENCE_MILLISECONDS = 60_000;
+export const PATIENCE_MILLISECONDS = 240_000;
 
 export interface Ended {
   /** Exit code, or the signal that ended it. */

@@ -29,6 +29,8 @@ const PROBE_DEPTH = 8;
 const DENSE_MILLISECONDS = 1000;
 /** Before mocha's time is over, so that the failure says what both ends wait for. */
 const STUCK_MILLISECONDS = 150_000;
+const LET_GO_MILLISECONDS = 45_000;
+const LOOK_MILLISECONDS = 5;
 const READ: Transfer = { endpoint: 0x81, type: 'bulk', octets: 512 };
 
 describe('the ring between two processes', function () {
@@ -73,13 +75,11 @@ describe('the ring between two processes', function () {
   /** Waits until the gateway has let go, as `letGo` sees it, and returns what it has then. */
   async function released(letGo: (use: GatewayUse) => boolean): Promise<GatewayUse> {
     let use = await gateway.use();
-    await until(() => {
-      const asked = gateway.use().then((now) => {
-        use = now;
-      });
-      asked.catch(() => {}); // the gateway may have ended
-      return letGo(use);
-    }, 'the gateway lets go');
+    for (const end = performance.now() + LET_GO_MILLISECONDS; !letGo(use); ) {
+      assert(performance.now() < end, `the gateway does not let go: ${JSON.stringify(use)}`);
+      await pause(LOOK_MILLISECONDS);
+      use = await gateway.use();
+    }
     return use;
   }
 
