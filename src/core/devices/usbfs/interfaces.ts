@@ -53,10 +53,10 @@ export class Interfaces {
   isOurs(number: number): boolean {
     const { octets, address } = this.#argument;
     octets.writeUInt32LE(number, 0);
-    if (this.#file.ioctl(IOCTL.getDriver, address) < 0) return false; // it has none
-    return (
-      octets.toString('latin1', DRIVER_NAME_OFFSET, octets.indexOf(0, DRIVER_NAME_OFFSET)) === USBFS
-    );
+    const answer = this.#file.ioctl(IOCTL.getDriver, address);
+    if (answer < 0) return answer !== -ERRNO.ENODATA && answer !== -ERRNO.ENODEV;
+    const end = octets.indexOf(0, DRIVER_NAME_OFFSET);
+    return octets.toString('latin1', DRIVER_NAME_OFFSET, end) === USBFS;
   }
 
   /** Lets go of every interface and lets the kernel's drivers have them. */

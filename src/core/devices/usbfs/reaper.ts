@@ -62,6 +62,7 @@ export class Reaper {
    * ENOENT: the session unlinked it, or a new setting swept it away. ESHUTDOWN: sleep, or unplugged.
    */
   statusOf(slot: UrbSlot, errno: number): UrbStatus {
+    if (errno === 0) return 'ok';
     this.#note(slot, errno);
     if (errno === -ERRNO.ENOENT && !slot.unlinking) return 'shutdown';
     const status = statusOf(errno);
