@@ -1,5 +1,6 @@
 /** Where the device of an attachment comes from, and how it is given to vhci. */
 import { importDevice } from '../usbip/client.ts';
+import { controlWithin } from '../usbip/control-within.ts';
 import { DirectLink } from '../usbip/direct-link.ts';
 import { findBusId } from '../usbip/find-device.ts';
 import type { RelayDevice } from '../usbip/relay-device.ts';
@@ -37,7 +38,8 @@ export async function relay(
   options: LinkOptions,
 ): Promise<VhciLink> {
   try {
-    const endpoints = await readEndpoints(device, await readDescriptors(device));
+    const pipe = controlWithin(device);
+    const endpoints = await readEndpoints(pipe, await readDescriptors(pipe));
     return new VhciLink(device, endpoints, vhci, options);
   } catch (error) {
     await device.close();

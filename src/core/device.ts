@@ -103,6 +103,11 @@ export interface UsbDevice {
    * Resolves when another client may open it.
    */
   close(): Promise<void>;
+  /**
+   * The device is unexported, and its session waits for it already for a while: ends what it waits for itself
+   * (a server), if anything. URBs are completed, and `close` resolves. Default: there is nothing to give up.
+   */
+  giveUp?(): void;
   /** Frees what the device holds, for good. Not called between `open` and `close`. */
   dispose(): Promise<void>;
 }

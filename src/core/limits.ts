@@ -51,3 +51,19 @@ const CLIENTS_BYTES_MIN = 64 << 20;
 
 /** Of that, what each client can have whatever others do: two of the longest transfers of a disk's driver. */
 export const CLIENT_GUARANTEED_BYTES = 2 << 20;
+
+/*
+ * How long others are waited for: every wait for a peer or a device has an end (docs/decisions/0083).
+ */
+
+/**
+ * For a server, or a back end of a ring, to give back a transfer that it was asked to unlink; then the connection
+ * is given up. Longer than the longest transfer that a gateway cannot cancel (docs/decisions/0040).
+ */
+export const UNLINK_MILLISECONDS = 21_000;
+/** The same for a transfer whose own time was over: who set one has no more patience. */
+export const LATE_UNLINK_MILLISECONDS = 5_000;
+/** For a device to give back the URBs of a session and to close; then it counts as stuck. */
+export const LET_GO_MILLISECONDS = 30_000;
+/** For a device that is unexported to do so in an orderly way, before it gives up what it waits for itself. */
+export const ORDERLY_REMOVAL_MILLISECONDS = 5_000;

@@ -5,11 +5,13 @@
  * back its URBs and tells its client.
  */
 import { EventEmitter } from 'node:events';
+import { type Clock, systemClock } from './clock.ts';
 import type { DeviceInfo, UsbDevice } from './device.ts';
 import { CheckedInfo } from './device-info.ts';
 import { UserError } from './errors.ts';
-import { DEVICES_MAX } from './limits.ts';
+import { DEVICES_MAX, LET_GO_MILLISECONDS, ORDERLY_REMOVAL_MILLISECONDS } from './limits.ts';
 import { DeviceSession, type SessionClient, type SessionOptions } from './session.ts';
+import { within } from './within.ts';
 
 /** B-P, or B-P.P... behind hubs; at most 31 octets, for that is what fits the wire. */
 const BUS_ID = /^(\d{1,3})-\d{1,3}(\.\d{1,3}){0,5}$/;
@@ -52,11 +54,18 @@ export interface RegistryEvents {
 }
 
 export class Registry extends EventEmitter<RegistryEvents> {
+  readonly #clock: Clock;
   readonly #exports = new Map<string, Export>();
   /** Bus ids of devices that are gone for a while: not for others who do not ask for them by name. */
   readonly #kept = new Set<string>();
   /** Being closed: not to be claimed until what this has resolves. */
   readonly #closing = new Map<Export, Promise<void>>();
+
+  /** Another clock is for tests. */
+  constructor(clock: Clock = systemClock) {
+    super();
+    this.#clock = clock;
+  }
 
   list(): Export[] {
     return [...this.#exports.values()];
@@ -116,9 +125,10 @@ export class Registry extends EventEmitter<RegistryEvents> {
   }
 
   /**
-   * Takes a device out: its client's URBs are given back and the client is told.
+   * Takes a device out: its client's URBs are given back and the client is told. A device that does not let go
+   * in time is not exported any more all the same, and is disposed of when it does.
    *
-   * @throws {UserError} if there is no such bus id.
+   * @throws {UserError} if there is no such bus id, or the device does not let go.
    */
   async remove(busId: string): Promise<void> {
     const gone = this.#exports.get(busId);
@@ -127,15 +137,27 @@ export class Registry extends EventEmitter<RegistryEvents> {
       throw new UserError(`Cannot unexport ${busId}: it is not exported, exported is ${known}`);
     }
     this.#exports.delete(busId);
-    const holder = gone.holder;
+    const stuck = () => {
+      const { holder, device } = gone;
+      const what = holder?.session.stuckText ?? `Cannot let go of ${device.info.label}`;
+      throw new UserError(`${what}; ${busId} is not exported any more`);
+    };
     try {
-      if (holder !== null) {
-        holder.session.removed();
-        await this.#release(gone, holder.session);
-      }
+      await within(this.#takeOut(gone), LET_GO_MILLISECONDS, stuck, this.#clock);
     } finally {
-      await gone.device.dispose();
       this.emit('removed', gone);
+    }
+  }
+
+  async #takeOut(gone: Export): Promise<void> {
+    const { holder, device } = gone;
+    const cancel = this.#clock.after(ORDERLY_REMOVAL_MILLISECONDS, () => device.giveUp?.());
+    try {
+      holder?.session.removed();
+      if (holder !== null) await this.#letGo(gone, holder.session);
+    } finally {
+      cancel();
+      await device.dispose();
     }
   }
 
@@ -166,25 +188,26 @@ export class Registry extends EventEmitter<RegistryEvents> {
   }
 
   async #release(held: Export, session: DeviceSession): Promise<void> {
-    if (held.holder?.session !== session || this.#closing.has(held)) {
-      await session.close();
-      return;
+    void this.#letGo(held, session).catch(() => {}); // `close` says the same
+    await session.close();
+  }
+
+  /** Settles when the device has let go, however long that takes: nobody else may have it before. */
+  #letGo(held: Export, session: DeviceSession): Promise<void> {
+    const letGo = session.letGo();
+    if (held.holder?.session === session && !this.#closing.has(held)) {
+      const free = () => {
+        this.#closing.delete(held);
+        held.holder = null;
+        this.emit('released', held);
+      };
+      const failed = (error: unknown) => {
+        if (session.hasFailed) held.fault = error instanceof Error ? error.message : String(error);
+        free();
+      };
+      this.#closing.set(held, letGo.then(free, failed));
     }
-    const close = session.close().catch((error) => {
-      if (session.hasFailed) held.fault = error instanceof Error ? error.message : String(error);
-      throw error;
-    });
-    const closed = close.finally(() => {
-      this.#closing.delete(held);
-      held.holder = null;
-      this.emit('released', held);
-    });
-    // How it ended is for the client that lets go.
-    this.#closing.set(
-      held,
-      closed.catch(() => {}),
-    );
-    await closed;
+    return letGo;
   }
 
   /** Resolves when a device whose client lets go of it can be claimed; null if none lets go of it. */
@@ -230,6 +253,6 @@ function checkedInfo(device: UsbDevice, spec: string): CheckedInfo {
 export interface Claim {
   readonly export: Export;
   readonly session: DeviceSession;
-  /** Gives back every URB and lets go of the device. */
+  /** See `DeviceSession.close`: a device that does not let go is busy until it does. */
   readonly release: () => Promise<void>;
 }

@@ -34,10 +34,12 @@ import type { DeviceHost, EndpointInfo, UsbDevice } from './device.ts';
 import { ENDPOINT_PLACES, placeOf } from './endpoint-place.ts';
 import { EndpointSlot, type EndpointSlotOptions } from './endpoint-slot.ts';
 import { FailedSession } from './failed-session.ts';
+import { LET_GO_MILLISECONDS } from './limits.ts';
 import { timedRecovery } from './recovery.ts';
 import { type RunningClock, runningTime } from './running-time.ts';
 import type { Urb, UrbStatus } from './urb.ts';
 import { UrbTable } from './urb-table.ts';
+import { within } from './within.ts';
 
 export interface SessionClient {
   /** The URB is done, its result filled in. Called once for each submitted URB. */
@@ -86,6 +88,7 @@ export class DeviceSession implements DeviceHost {
   #whenEmpty: (() => void) | null = null;
   /** What is left to be done after a bug. */
   #failure: FailedSession | null = null;
+  #letGo: Promise<void> | null = null;
   #closed: Promise<void> | null = null;
 
   /**
@@ -226,13 +229,35 @@ export class DeviceSession implements DeviceHost {
     return held;
   }
 
-  /** Gives back every URB, then lets go of the device; resolves when another may claim it. */
+  /**
+   * Gives back every URB, then lets go of the device; resolves when another may claim it. Goes on when the
+   * device takes too long: see `letGo`.
+   *
+   * @throws {Error} if it does, or if the device fails to close.
+   */
   close(): Promise<void> {
-    this.#closed ??= this.#close();
+    const stuck = () => {
+      throw new Error(this.stuckText);
+    };
+    this.#closed ??= within(this.letGo(), LET_GO_MILLISECONDS, stuck, this.#clock);
     return this.#closed;
   }
 
-  async #close(): Promise<void> {
+  /** The same, however long the device takes. */
+  letGo(): Promise<void> {
+    this.#letGo ??= this.#endAll();
+    return this.#letGo;
+  }
+
+  /** For people: what a device that does not let go keeps. */
+  get stuckText(): string {
+    const urbs = this.#outstanding.size;
+    const what = urbs === 0 ? 'it is still closing' : `${urbs} of its URBs are not back`;
+    const seconds = LET_GO_MILLISECONDS / 1000;
+    return `Cannot let go of ${this.device.info.label}: ${what} after ${seconds} s, wanted it to be free`;
+  }
+
+  async #endAll(): Promise<void> {
     this.#state = 'closing';
     this.#unlinkAll();
     if (this.#outstanding.size > 0 && !this.hasFailed) {

@@ -1,7 +1,10 @@
 /** Imports a device from a USB/IP server and gives it to a program. */
 import type { Socket } from 'node:net';
+import { AnswerWatch } from '../core/answer-watch.ts';
+import { type Clock, systemClock } from '../core/clock.ts';
 import type { Speed } from '../core/device.ts';
 import { RemoteProtocolError } from '../core/errors.ts';
+import { UNLINK_MILLISECONDS } from '../core/limits.ts';
 import type { Handler, Transfer, TransferResult } from '../core/transfer.ts';
 import { transferWithin } from '../core/transfer-within.ts';
 import { BufferPool } from './buffer-pool.ts';
@@ -35,6 +38,10 @@ export interface ImportOptions {
    * exceptions go, for it may be one of the program's own handlers.
    */
   readonly onBug?: (error: unknown) => void;
+  /** For connecting and importing; default: 10 s. */
+  readonly milliseconds?: number;
+  /** Another clock is for tests. */
+  readonly clock?: Clock;
 }
 
 /** A device of a server, imported by this program. */
@@ -55,6 +62,7 @@ export class RemoteDevice implements RelayDevice {
       this.#failed(error);
     }
   };
+  readonly #clock: Clock;
   /** Commands that handlers bring forth leave together; see `COMMANDS_TOGETHER`. */
   #receiving = false;
 
@@ -62,6 +70,7 @@ export class RemoteDevice implements RelayDevice {
   constructor({ socket, reply, rest, listen }: Granted, options: ImportOptions) {
     this.#socket = socket;
     this.#onBug = options.onBug;
+    this.#clock = options.clock ?? systemClock;
     this.record = DeviceRecord.read(reply, OpCommon.octets);
     const agreed = readCapabilities(pathOf(reply)) ?? 0;
     this.stallProtocol = (agreed & CAPABILITY.stallProtocol) !== 0;
@@ -69,6 +78,12 @@ export class RemoteDevice implements RelayDevice {
       deviceId: this.deviceId,
       stallProtocol: this.stallProtocol,
       holdBack: options.holdBack ?? 'short-not-ok',
+      unlinks: new AnswerWatch({
+        milliseconds: UNLINK_MILLISECONDS,
+        clock: this.#clock,
+        onLate: () => this.giveUp(),
+        counts: () => !socket.isPaused(),
+      }),
       onOutput: (commands) => {
         if (this.#receiving) {
           const isHalf = commands * 2 >= this.#frontEnd.outstandingCount;
@@ -128,10 +143,20 @@ export class RemoteDevice implements RelayDevice {
     return new Promise((resolve) => this.submit(transfer, resolve));
   }
 
-  /** The same, but it is taken back when that time is over, and ends as 'unlinked' then. */
+  /**
+   * The same, but it is unlinked when that time is over, and ends as 'unlinked' then. A server that does not
+   * answer that within 5 s more is given up: this transfer and all others end as 'shutdown'.
+   */
   transferWithin(transfer: Transfer, milliseconds: number): Promise<TransferResult> {
-    const submit = (done: (result: TransferResult) => void) => this.submit(transfer, done);
-    return transferWithin(submit, (pending) => this.unlink(pending), milliseconds);
+    return transferWithin(
+      {
+        submit: (done: (result: TransferResult) => void) => this.submit(transfer, done),
+        unlink: (pending) => this.unlink(pending),
+        giveUp: () => this.giveUp(),
+      },
+      milliseconds,
+      this.#clock,
+    );
   }
 
   /** See `FrontEnd.handled`. */
@@ -144,7 +169,10 @@ export class RemoteDevice implements RelayDevice {
     return this.#frontEnd.overtaken(transfer);
   }
 
-  /** Asks for a transfer back; it is done once, as 'unlinked' or as it had ended before. */
+  /**
+   * Asks for a transfer back; it is done once, as 'unlinked' or as it had ended before. A server that does not
+   * give it back within 21 to 24 s is given up.
+   */
   unlink(pending: Pending): void {
     this.#frontEnd.unlink(pending);
   }
@@ -158,9 +186,14 @@ export class RemoteDevice implements RelayDevice {
     this.#socket.resume();
   }
 
+  /** Ends the connection, without a word to the server; outstanding transfers end as 'shutdown'. */
+  giveUp(): void {
+    this.#socket.destroy();
+  }
+
   /** Lets go of the device; outstanding transfers end as 'shutdown'. */
   async close(): Promise<void> {
-    this.#socket.destroy();
+    this.giveUp();
     await this.closed;
   }
 

@@ -2,9 +2,11 @@
  * Which device of a server is meant: by bus id, or by what the device is, which does not change when
  * it is plugged in elsewhere.
  */
+import { type Clock, systemClock } from '../core/clock.ts';
 import { UserError } from '../core/errors.ts';
-import { importDevice } from './client.ts';
+import type { RemoteDevice } from './client.ts';
 import { listDevices } from './list-client.ts';
+import { lookAt } from './look-at.ts';
 import { readDescriptors, readString } from './remote-descriptors.ts';
 import { formatAddress, type ListenAddress } from './server.ts';
 
@@ -46,24 +48,27 @@ export async function busIdOf(server: ListenAddress, which: string): Promise<str
 
 /**
  * The bus id of the device; for one with a serial number each that could be it is imported for a
- * moment, since lists do not show serial numbers.
+ * moment, since lists do not show serial numbers. Those that are not read in time are left out.
  *
  * @throws {UserError} if the server has no such device, or more than one.
  */
-export async function findBusId(server: ListenAddress, wanted: DeviceIdentity): Promise<string> {
+export async function findBusId(
+  server: ListenAddress,
+  wanted: DeviceIdentity,
+  clock: Clock = systemClock,
+): Promise<string> {
   const { vendorId, productId, serial } = wanted;
   const listed = (await listDevices(server)).filter(
     (one) => one.vendorId === vendorId && one.productId === productId && BUS_ID.test(one.busId),
   );
-  const found: string[] = [];
-  const reasons: string[] = [];
-  for (const { busId } of listed) {
-    try {
-      if (serial === undefined || (await serialOf(server, busId)) === serial) found.push(busId);
-    } catch (error) {
-      if (!(error instanceof UserError)) throw error;
-      reasons.push(error.message);
-    }
+  const candidates = listed.map(({ busId }) => busId);
+  const found: string[] = serial === undefined ? candidates : [];
+  let reasons: string[] = [];
+  if (serial !== undefined) {
+    const onRead = (busId: string, its: string | undefined) => {
+      if (its === serial) found.push(busId);
+    };
+    reasons = await lookAt({ server, busIds: candidates, read: serialOf, onRead, clock });
   }
   const [busId] = found;
   if (busId !== undefined && found.length === 1) return busId;
@@ -84,12 +89,7 @@ function joined(texts: readonly string[], separator: string): string {
   return (rest > 0 ? [...named, `${rest} more`] : named).join(separator);
 }
 
-async function serialOf(server: ListenAddress, busId: string): Promise<string | undefined> {
-  const remote = await importDevice(server, busId);
-  try {
-    const { device } = await readDescriptors(remote);
-    return await readString(remote, device.serialNumber);
-  } finally {
-    await remote.close();
-  }
+async function serialOf(remote: RemoteDevice): Promise<string | undefined> {
+  const { device } = await readDescriptors(remote);
+  return await readString(remote, device.serialNumber);
 }

@@ -8,6 +8,7 @@
  *
  * A reply is found by its seqnum alone; what else it says is checked before it is used.
  */
+import type { AnswerWatch } from '../core/answer-watch.ts';
 import { assert } from '../core/assert.ts';
 import { RemoteProtocolError } from '../core/errors.ts';
 import { keptIn } from '../core/kept-in.ts';
@@ -56,6 +57,8 @@ export interface FrontEndOptions {
    * round trip for each transfer.
    */
   readonly holdBack?: 'short-not-ok' | 'all';
+  /** Watches over unlinks that the server has not answered. */
+  readonly unlinks?: AnswerWatch<Pending>;
   /** A command was written: there are so many to `take`. */
   readonly onOutput: (commands: number) => void;
 }
@@ -135,6 +138,7 @@ export class FrontEnd implements FrameHandler {
   lost(): void {
     if (this.#lost) return;
     this.#lost = true;
+    this.#options.unlinks?.end();
     this.#pendings.clear();
     this.#queues.lost();
     this.#carryOut();
@@ -236,6 +240,7 @@ export class FrontEnd implements FrameHandler {
 
   #replied(pending: Pending, result: TransferResult): void {
     pending.result = result;
+    this.#options.unlinks?.answered(pending);
     const reply = replyOf(result, this.#options.stallProtocol);
     replied(pending.queue, pending, reply, this.#actions);
     this.#carryOut();
@@ -286,6 +291,7 @@ export class FrontEnd implements FrameHandler {
   }
 
   #sendUnlink(pending: Pending): void {
+    this.#options.unlinks?.asked(pending);
     this.#writer.unlink(this.#pendings.addUnlink(pending), pending.seqnum);
     this.#options.onOutput(this.#writer.count);
   }

@@ -5,6 +5,7 @@
  * compared all 32 octets of the bus id, so it is asked once more without.
  */
 import type { Socket } from 'node:net';
+import { type Clock, systemClock } from '../core/clock.ts';
 import { UserError } from '../core/errors.ts';
 import { CAPABILITIES_KNOWN, writeCapabilities } from './extension.ts';
 import { hex } from './operations.ts';
@@ -19,7 +20,7 @@ import {
 import { formatAddress, type ListenAddress } from './server.ts';
 import { connectReading } from './sockets.ts';
 
-/** For connecting and importing. */
+/** For connecting and importing, both tries together. */
 const IMPORT_MILLISECONDS = 10_000;
 /** A silent server is probed after this time, then each second; ten probes lost end it. */
 const KEEPALIVE_MILLISECONDS = 10_000;
@@ -28,6 +29,12 @@ const BUS_ID_OCTETS_MAX = 31;
 /** Octets asked of the kernel in one read; all connections share the memory. */
 const READ_MEMORY = Buffer.allocUnsafeSlow(256 * 1024);
 const REPLY_OCTETS = OpCommon.octets + DeviceRecord.octets;
+
+export interface ImportSocketOptions {
+  readonly stallProtocol?: boolean | undefined;
+  readonly milliseconds?: number | undefined;
+  readonly clock?: Clock | undefined;
+}
 
 /** A connection on which a device was granted. */
 export interface Granted {
@@ -48,8 +55,10 @@ export interface Granted {
 export async function importSocket(
   address: ListenAddress,
   busId: string,
-  options: { readonly stallProtocol?: boolean | undefined },
+  options: ImportSocketOptions,
 ): Promise<Granted> {
+  const { milliseconds = IMPORT_MILLISECONDS, clock = systemClock } = options;
+  const end = clock.now() + milliseconds;
   const what = `Cannot import ${busId} from ${formatAddress(address)}`;
   // The field ends with a NUL, and a longer name would name another device.
   if (Buffer.byteLength(busId) > BUS_ID_OCTETS_MAX) {
@@ -60,16 +69,22 @@ export async function importSocket(
   const request = ImportRequest.write({ busId });
   const plain = Buffer.from(request);
   const offered = options.stallProtocol !== false && writeCapabilities(request, CAPABILITIES_KNOWN);
-  const answer = await ask(address, what, request);
+  const answer = await ask(address, what, request, end, clock);
   if (typeof answer !== 'number') return answer;
   const again = offered && answer !== OPERATION_STATUS.busy;
-  const second = again ? await ask(address, what, plain) : answer;
+  const second = again ? await ask(address, what, plain, end, clock) : answer;
   if (typeof second !== 'number') return second;
   throw new UserError(`${what}: ${reasonOf(second)}`);
 }
 
-/** One connection, one import: what was granted, or the status of the refusal. */
-function ask(address: ListenAddress, what: string, body: Buffer): Promise<Granted | number> {
+/** One connection, one import, until `end`: what was granted, or the status of the refusal. */
+function ask(
+  address: ListenAddress,
+  what: string,
+  body: Buffer,
+  end: number,
+  clock: Clock,
+): Promise<Granted | number> {
   const common = { version: VERSION, code: OPERATION.requestImport, status: 0 };
   return new Promise((resolve, reject) => {
     const options = {
@@ -84,7 +99,7 @@ function ask(address: ListenAddress, what: string, body: Buffer): Promise<Grante
       socket.destroy();
       reject(new UserError(`${what}: ${why}`));
     };
-    const timer = setTimeout(() => fail('no answer in time'), IMPORT_MILLISECONDS);
+    const cancel = clock.after(Math.max(0, end - clock.now()), () => fail('no answer in time'));
     let receive = (chunk: Buffer) => {
       received = Buffer.concat([received, chunk]);
       if (received.length < OpCommon.octets) return;
@@ -107,12 +122,12 @@ function ask(address: ListenAddress, what: string, body: Buffer): Promise<Grante
       }
     };
     const settle = () => {
-      clearTimeout(timer);
+      cancel();
       receive = () => {};
     };
     socket.on('error', (error) => fail(error.message));
     socket.once('close', () => {
-      clearTimeout(timer);
+      cancel();
       fail('the connection was closed');
     });
     socket.write(Buffer.concat([OpCommon.write(common), body]));

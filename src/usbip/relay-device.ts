@@ -14,7 +14,10 @@ export interface ControlPipe {
   /** The device, for people. */
   readonly name: string;
   readonly speed: Speed;
-  /** A transfer that is taken back when that time is over, and ends as 'unlinked' then. */
+  /**
+   * A transfer that is unlinked when that time is over, and ends as 'unlinked' then. Whoever does not answer
+   * that is given up, and it ends as 'shutdown'.
+   */
   transferWithin(transfer: Transfer, milliseconds: number): Promise<TransferResult>;
 }
 

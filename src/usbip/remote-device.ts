@@ -15,6 +15,7 @@ import { UserError } from '../core/errors.ts';
 import type { Transfer } from '../core/transfer.ts';
 import type { Urb } from '../core/urb.ts';
 import { type ImportOptions, importDevice, type RemoteDevice } from './client.ts';
+import { controlWithin } from './control-within.ts';
 import type { Pending } from './pending.ts';
 import { readDescriptors, readEndpoints, readString } from './remote-descriptors.ts';
 import type { RemoteEndpoints } from './remote-endpoints.ts';
@@ -100,7 +101,7 @@ export class RemoteUsbDevice implements UsbDevice {
   }
 
   reset(): void {
-    this.#remote.transferWithin(RESET, RESET_MILLISECONDS);
+    void this.#remote.transferWithin(RESET, RESET_MILLISECONDS);
   }
 
   async close(): Promise<void> {
@@ -109,6 +110,10 @@ export class RemoteUsbDevice implements UsbDevice {
     const { status } = await this.#remote.transferWithin(RESET, RESET_MILLISECONDS);
     if (status !== 'ok') return; // it stays as it was
     this.#endpoints.applied({ requestType: 0x23, request: 3, value: 4, index: 0, length: 0 });
+  }
+
+  giveUp(): void {
+    this.#remote.giveUp();
   }
 
   async dispose(): Promise<void> {
@@ -129,10 +134,11 @@ export async function openRemote(
 ): Promise<RemoteUsbDevice> {
   const remote = await importDevice(address, busId, options);
   try {
-    const descriptors = await readDescriptors(remote);
-    const endpoints = await readEndpoints(remote, descriptors);
+    const pipe = controlWithin(remote);
+    const descriptors = await readDescriptors(pipe);
+    const endpoints = await readEndpoints(pipe, descriptors);
     const { manufacturer, product } = descriptors.device;
-    const names = [await readString(remote, manufacturer), await readString(remote, product)];
+    const names = [await readString(pipe, manufacturer), await readString(pipe, product)];
     const label = names.filter(Boolean).join(' ') || 'remote device';
     // Nobody would hear of that any more.
     if (!remote.isOpen) throw new UserError(`Cannot import ${busId}: its server has gone`);

@@ -1,7 +1,9 @@
 /** What WebUSB shows of a device, read once from its descriptors; settings and claims change. */
+import type { Clock } from '../core/clock.ts';
 import type { EndpointInfo } from '../core/device.ts';
 import type { RemoteDevice } from './client.ts';
 import { type RemoteDescriptors, readDescriptors, readString } from './remote-descriptors.ts';
+import type { ListenAddress } from './server.ts';
 import { assertClaimed, fault } from './webusb-transfers.ts';
 import type {
   UsbAlternateInterface,
@@ -22,6 +24,16 @@ export interface DeviceFacts {
   readonly productName: string | undefined;
   readonly serialNumber: string | undefined;
   readonly configurations: readonly ConfigurationState[];
+}
+
+/** What a device is made of. */
+export interface DeviceParts {
+  readonly server: ListenAddress;
+  readonly busId: string;
+  readonly facts: DeviceFacts;
+  readonly clock: Clock;
+  /** The connection was lost. */
+  readonly onGone: () => void;
 }
 
 /** An interface whose setting and claim are the device's to change. */

@@ -20,7 +20,7 @@ import { DeviceDescription } from './webusb-description.ts';
 import {
   assertControl,
   type ConfigurationState,
-  type DeviceFacts,
+  type DeviceParts,
   findEndpoint,
   findInterface,
   type InterfaceState,
@@ -58,27 +58,20 @@ export class WebUsbDevice extends DeviceDescription {
   /** Where it is: no part of WebUSB. */
   readonly server: ListenAddress;
   readonly busId: string;
-  readonly #facts: DeviceFacts;
-  readonly #onGone: (device: WebUsbDevice) => void;
+  readonly #parts: DeviceParts;
   #configurationValue: number;
   #open: OpenDevice | null = null;
   /** An import that is under way serves all calls of `open` meanwhile. */
   #opening: Promise<void> | null = null;
   #isConnected = true;
 
-  /** Use `RemoteUsb`. `onGone`: the connection was lost. */
-  constructor(
-    server: ListenAddress,
-    busId: string,
-    facts: DeviceFacts,
-    onGone: (device: WebUsbDevice) => void,
-  ) {
-    super(facts);
-    this.server = server;
-    this.busId = busId;
-    this.#facts = facts;
-    this.#onGone = onGone;
-    this.#configurationValue = facts.descriptors.active;
+  /** Use `RemoteUsb`. */
+  constructor(parts: DeviceParts) {
+    super(parts.facts);
+    this.server = parts.server;
+    this.busId = parts.busId;
+    this.#parts = parts;
+    this.#configurationValue = parts.facts.descriptors.active;
   }
 
   get opened(): boolean {
@@ -90,11 +83,11 @@ export class WebUsbDevice extends DeviceDescription {
   }
 
   get configurations(): readonly UsbConfiguration[] {
-    return this.#facts.configurations;
+    return this.#parts.facts.configurations;
   }
 
   get #configuration(): ConfigurationState | undefined {
-    return this.#facts.configurations.find(
+    return this.#parts.facts.configurations.find(
       ({ configurationValue }) => configurationValue === this.#configurationValue,
     );
   }
@@ -109,7 +102,7 @@ export class WebUsbDevice extends DeviceDescription {
   }
 
   async #import(): Promise<void> {
-    const open = await openDevice(this.server, this.busId);
+    const open = await openDevice(this.server, this.busId, this.#parts.clock);
     if (!this.#isConnected) {
       await open.close();
       throw gone();
@@ -124,7 +117,7 @@ export class WebUsbDevice extends DeviceDescription {
     const open = this.#open;
     if (open === null) return;
     this.#open = null;
-    for (const { interfaces } of this.#facts.configurations) {
+    for (const { interfaces } of this.#parts.facts.configurations) {
       for (const one of interfaces) one.reset();
     }
     await open.close();
@@ -137,7 +130,7 @@ export class WebUsbDevice extends DeviceDescription {
 
   async selectConfiguration(configurationValue: number): Promise<void> {
     this.#assertConnected();
-    const wanted = this.#facts.configurations.find(
+    const wanted = this.#parts.facts.configurations.find(
       (one) => one.configurationValue === configurationValue,
     );
     if (wanted === undefined)
@@ -269,7 +262,7 @@ export class WebUsbDevice extends DeviceDescription {
     if (this.#open !== open) return; // we have closed it
     this.#open = null;
     this.#isConnected = false;
-    this.#onGone(this);
+    this.#parts.onGone();
   }
 
   #prepare(direction: UsbDirection, number: number, types: readonly UsbEndpointType[]) {
@@ -281,7 +274,12 @@ export class WebUsbDevice extends DeviceDescription {
     const open = this.#assertOpen();
     assertClaimed(of);
     const address = addressOf(direction, number);
-    const interval = intervalOf(this.#facts.descriptors, this.#configurationValue, of, address);
+    const interval = intervalOf(
+      this.#parts.facts.descriptors,
+      this.#configurationValue,
+      of,
+      address,
+    );
     return { open, transfer: { endpoint: address, type: endpoint.type, interval } };
   }
 

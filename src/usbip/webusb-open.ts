@@ -1,6 +1,9 @@
 /** A device while it is open for WebUSB: its import, and what is under way on it. */
+import { type Clock, systemClock } from '../core/clock.ts';
 import { UserError } from '../core/errors.ts';
+import { LATE_UNLINK_MILLISECONDS } from '../core/limits.ts';
 import type { Transfer, TransferResult } from '../core/transfer.ts';
+import { within } from '../core/within.ts';
 import { importDevice, type RemoteDevice } from './client.ts';
 import type { Pending } from './pending.ts';
 import type { ListenAddress } from './server.ts';
@@ -15,15 +18,21 @@ const CLEAR_FEATURE = [0x02, 1] as const;
 const SET_PORT_FEATURE = [0x23, 3] as const;
 const ENDPOINT_HALT = 0;
 const PORT_RESET = 4;
+/** For one of these: a gateway may have to wait for transfers that it cannot cancel, and for a reset. */
+const REQUEST_MILLISECONDS = 10_000;
 
 /**
  * Imports a device.
  *
  * @throws {DOMException} NetworkError if the server cannot be reached or refuses.
  */
-export async function openDevice(server: ListenAddress, busId: string): Promise<OpenDevice> {
+export async function openDevice(
+  server: ListenAddress,
+  busId: string,
+  clock: Clock = systemClock,
+): Promise<OpenDevice> {
   try {
-    return new OpenDevice(await importDevice(server, busId));
+    return new OpenDevice(await importDevice(server, busId, { clock }), clock);
   } catch (error) {
     if (error instanceof UserError) throw fault('NetworkError', error.message);
     throw error;
@@ -32,11 +41,14 @@ export async function openDevice(server: ListenAddress, busId: string): Promise<
 
 export class OpenDevice {
   readonly #remote: RemoteDevice;
-  /** By endpoint address. */
-  readonly #underWay = new Map<number, Set<Pending>>();
+  readonly #clock: Clock;
+  /** By endpoint address: transfers, and what resolves when each is back. */
+  readonly #underWay = new Map<number, Map<Pending, Promise<unknown>>>();
+  #isClosing = false;
 
-  constructor(remote: RemoteDevice) {
+  constructor(remote: RemoteDevice, clock: Clock) {
     this.#remote = remote;
+    this.#clock = clock;
   }
 
   /** Resolves when the connection is gone, for whatever reason. */
@@ -44,24 +56,34 @@ export class OpenDevice {
     return this.#remote.closed;
   }
 
+  /** A server that does not give transfers back is not waited for: they end with the connection. */
   async close(): Promise<void> {
-    await this.abort(() => true);
+    this.#isClosing = true;
+    await within(
+      this.abort(() => true),
+      LATE_UNLINK_MILLISECONDS,
+      () => {},
+      this.#clock,
+    );
     await this.#remote.close();
   }
 
   /** @throws {DOMException} if it ends with neither success nor a stall nor a babble. */
   async transfer(transfer: Transfer): Promise<TransferResult> {
     const { endpoint } = transfer;
-    const underWay = this.#underWay.get(endpoint) ?? new Set();
+    const underWay = this.#underWay.get(endpoint) ?? new Map<Pending, Promise<unknown>>();
     this.#underWay.set(endpoint, underWay);
-    const result = await new Promise<TransferResult>((resolve) => {
-      const pending = this.#remote.submit(transfer, (ended) => {
-        underWay.delete(pending);
-        resolve(ended);
-      });
-      underWay.add(pending);
+    let end: (result: TransferResult) => void = () => {};
+    const back = new Promise<TransferResult>((resolve) => {
+      end = resolve;
     });
-    if (result.status === 'unlinked') throw fault('AbortError', 'the transfer was taken back');
+    const pending = this.#remote.submit(transfer, end);
+    underWay.set(pending, back);
+    const result = await back;
+    underWay.delete(pending);
+    const isAborted = this.#isClosing && result.status === 'shutdown';
+    if (result.status === 'unlinked' || isAborted)
+      throw fault('AbortError', 'the transfer was taken back');
     if (!this.#remote.isOpen) throw fault('NotFoundError', 'the device has gone');
     statusOf(result);
     return result;
@@ -89,22 +111,25 @@ export class OpenDevice {
     return this.#request(...SET_PORT_FEATURE, PORT_RESET, 0);
   }
 
-  /** Takes back what is under way on some endpoints, and waits for it. */
+  /** Takes back what is under way on some endpoints, and waits for it: see `RemoteDevice.unlink` for how long. */
   async abort(which: (address: number) => boolean): Promise<void> {
     const chosen = [...this.#underWay].filter(([address]) => which(address));
-    for (const [, pendings] of chosen) {
-      for (const one of [...pendings].reverse()) this.#remote.unlink(one);
+    const back = chosen.flatMap(([, underWay]) => [...underWay.values()]);
+    for (const [, underWay] of chosen) {
+      for (const one of [...underWay.keys()].reverse()) this.#remote.unlink(one);
     }
-    while (chosen.some(([, pendings]) => pendings.size > 0) && this.#remote.isOpen) {
-      await new Promise((resolve) => setImmediate(resolve));
-    }
+    await Promise.all(back);
   }
 
   async #request(type: number, request: number, value: number, index: number): Promise<void> {
     const setup = Buffer.from([type, request, 0, 0, 0, 0, 0, 0]);
     setup.writeUInt16LE(value, 2);
     setup.writeUInt16LE(index, 4);
-    const { status } = await this.control(setup);
+    const { status } = await this.#remote.transferWithin(
+      { ...CONTROL, setup },
+      REQUEST_MILLISECONDS,
+    );
+    if (!this.#remote.isOpen) throw fault('NotFoundError', 'the device has gone');
     if (status !== 'ok') throw fault('NetworkError', `the request ends with ${status}`);
   }
 }

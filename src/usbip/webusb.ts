@@ -2,14 +2,16 @@
  * `navigator.usb` of WebUSB for the devices of USB/IP servers.
  *
  * A server's list says little of a device, so each new one is imported for a moment to read its
- * descriptors. One that another client has at that time is left out, and looked at again next time.
+ * descriptors. One that another client has at that time is left out, and looked at again next time; so is one
+ * that does not answer in time (look-at.ts), and whatever a server has that cannot be reached.
  * Nobody grants permissions here: what a server exports may be used.
  */
+import { type Clock, systemClock } from '../core/clock.ts';
 import { UserError } from '../core/errors.ts';
-import { importDevice } from './client.ts';
 import { type ListedDevice, listDevices } from './list-client.ts';
+import { lookAt } from './look-at.ts';
 import { formatAddress, type ListenAddress } from './server.ts';
-import { readFacts } from './webusb-descriptors.ts';
+import { type DeviceFacts, readFacts } from './webusb-descriptors.ts';
 import { WebUsbDevice } from './webusb-device.ts';
 import { fault } from './webusb-transfers.ts';
 import type { UsbDeviceFilter } from './webusb-types.ts';
@@ -17,6 +19,8 @@ import type { UsbDeviceFilter } from './webusb-types.ts';
 export interface RemoteUsbOptions {
   /** Looks for devices that come and go so often; default: only when `getDevices` is called. */
   readonly watchMilliseconds?: number;
+  /** Another clock is for tests. */
+  readonly clock?: Clock;
 }
 
 /** USBConnectionEvent: 'connect' or 'disconnect'. */
@@ -37,22 +41,30 @@ export class RemoteUsb extends EventTarget {
   readonly #servers: readonly ListenAddress[];
   /** By server, bus id and what the device is. */
   #devices = new Map<string, WebUsbDevice>();
+  readonly #clock: Clock;
+  #missing: readonly string[] = [];
   #looking: Promise<void> | null = null;
   readonly #timer: NodeJS.Timeout | undefined;
 
   constructor(servers: ListenAddress | readonly ListenAddress[], options: RemoteUsbOptions = {}) {
     super();
     this.#servers = 'host' in servers ? [servers] : servers;
+    this.#clock = options.clock ?? systemClock;
     if (options.watchMilliseconds !== undefined) {
       const look = () => this.#look().catch(() => {}); // a server that is away is no news
       this.#timer = setInterval(look, options.watchMilliseconds).unref();
     }
   }
 
+  /** Why something may be missing from what `getDevices` found last: a sentence for each server or device. */
+  get missing(): readonly string[] {
+    return this.#missing;
+  }
+
   /**
-   * All devices of the servers that can be had.
+   * All devices of the servers that can be had, within 15 s; see `missing` for the others.
    *
-   * @throws {UserError} if a server cannot be reached.
+   * @throws {UserError} if no server can be reached.
    */
   async getDevices(): Promise<WebUsbDevice[]> {
     await this.#look();
@@ -91,33 +103,56 @@ export class RemoteUsb extends EventTarget {
   }
 
   async #lookOnce(): Promise<void> {
-    const seen = new Set<string>();
-    for (const server of this.#servers) {
-      for (const listed of await listDevices(server)) {
-        const key = keyOf(server, listed);
-        seen.add(key);
-        if (!this.#devices.has(key)) await this.#add(key, server, listed.busId);
-      }
+    const looks = await Promise.allSettled(this.#servers.map((one) => this.#lookAtServer(one)));
+    const keys: string[] = [];
+    const missing: string[] = [];
+    for (const look of looks) {
+      if (look.status === 'fulfilled') {
+        keys.push(...look.value.keys);
+        missing.push(...look.value.missing);
+      } else if (look.reason instanceof UserError) missing.push(look.reason.message);
+      else throw look.reason;
     }
-    for (const [key, device] of this.#devices) {
-      if (!seen.has(key)) this.#remove(key, device);
-    }
+    this.#missing = missing;
+    this.#sort(keys);
+    const isReached = looks.length === 0 || looks.some(({ status }) => status === 'fulfilled');
+    if (!isReached) throw new UserError(missing.join('; '));
   }
 
-  async #add(key: string, server: ListenAddress, busId: string): Promise<void> {
-    try {
-      const remote = await importDevice(server, busId);
-      try {
-        const gone = (one: WebUsbDevice) => this.#remove(key, one);
-        const device = new WebUsbDevice(server, busId, await readFacts(remote), gone);
-        this.#devices.set(key, device);
-        this.#tell('connect', device);
-      } finally {
-        await remote.close();
-      }
-    } catch (error) {
-      if (!(error instanceof UserError)) throw error; // else: somebody has it, or it is broken
+  /** Returns what it lists, and why devices of it are missing. */
+  async #lookAtServer(server: ListenAddress) {
+    const byKey = new Map<string, string>();
+    for (const listed of await listDevices(server)) byKey.set(keyOf(server, listed), listed.busId);
+    for (const [key, device] of this.#devices) {
+      if (device.server === server && !byKey.has(key)) this.#remove(key, device);
     }
+    const fresh = new Map<string, string>();
+    for (const [key, busId] of byKey) if (!this.#devices.has(key)) fresh.set(busId, key);
+    const missing = await lookAt({
+      server,
+      busIds: [...fresh.keys()],
+      read: readFacts,
+      onRead: (busId, facts) => this.#add(fresh.get(busId) ?? '', server, busId, facts),
+      clock: this.#clock,
+    });
+    return { keys: [...byKey.keys()], missing };
+  }
+
+  /** In the order of the servers and of their lists, whichever answered first. */
+  #sort(listed: readonly string[]): void {
+    const sorted = new Map<string, WebUsbDevice>();
+    for (const key of [...listed, ...this.#devices.keys()]) {
+      const device = this.#devices.get(key);
+      if (device !== undefined) sorted.set(key, device);
+    }
+    this.#devices = sorted;
+  }
+
+  #add(key: string, server: ListenAddress, busId: string, facts: DeviceFacts): void {
+    const onGone = () => this.#remove(key, device);
+    const device = new WebUsbDevice({ server, busId, facts, clock: this.#clock, onGone });
+    this.#devices.set(key, device);
+    this.#tell('connect', device);
   }
 
   #remove(key: string, device: WebUsbDevice): void {

@@ -198,7 +198,9 @@ export class Frontend extends EventEmitter<FrontendEvents> {
     });
     const ports = new PortWatch(pages.memory.subarray(page), notify, (port, speed) => {
       this.#unplugged(port);
-      if (speed !== 'none') this.#plugged(new RingDevice(port, speed, stallProtocol, urbs));
+      if (speed === 'none') return;
+      const options = { port, speed, stallProtocol, urbs, clock: this.#clock };
+      this.#plugged(new RingDevice({ ...options, onGivenUp: () => this.#unplugged(port) }));
     });
     const spinner = new Spinner({
       waiting: () => urbs.waiting,

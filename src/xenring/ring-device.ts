@@ -4,6 +4,9 @@
  * queue of `src/stall`: against a back end that speaks the stall protocol by retrying what that
  * returns, against any other by holding back what must not overtake.
  */
+import { AnswerWatch } from '../core/answer-watch.ts';
+import type { Clock } from '../core/clock.ts';
+import { UNLINK_MILLISECONDS } from '../core/limits.ts';
 import { RetryQueues } from '../core/retry-queues.ts';
 import {
   assertValid,
@@ -67,6 +70,17 @@ class Submission implements Pending, Sending {
 
 const NOT_ANSWERED = resultOf('unlinked');
 
+export interface RingDeviceOptions {
+  readonly port: number;
+  readonly speed: PortSpeed;
+  /** Whether the back end keeps the queues stopped by itself. */
+  readonly stallProtocol: boolean;
+  readonly urbs: FrontUrbs;
+  /** The back end does not give transfers back: `lost` is to be called. */
+  readonly onGivenUp: () => void;
+  readonly clock: Clock;
+}
+
 export class RingDevice {
   readonly port: number;
   readonly speed: PortSpeed;
@@ -80,6 +94,10 @@ export class RingDevice {
    */
   holdBack: 'short-not-ok' | 'all' = 'short-not-ok';
   readonly #urbs: FrontUrbs;
+  readonly #clock: Clock;
+  readonly #onGivenUp: () => void;
+  /** Those that the back end has not answered. */
+  readonly #unlinks: AnswerWatch<Submission>;
   readonly #queues: RetryQueues<Submission>;
   readonly #actions = new Actions<Submission, RetryActionKind>();
   /** Handlers run in here, and may throw. */
@@ -92,12 +110,19 @@ export class RingDevice {
   #resolveClosed: () => void = () => {};
 
   /** Front ends make these. */
-  constructor(port: number, speed: PortSpeed, stallProtocol: boolean, urbs: FrontUrbs) {
-    this.port = port;
-    this.speed = speed;
-    this.stallProtocol = stallProtocol;
-    this.#queues = new RetryQueues(stallProtocol, this.#actions);
-    this.#urbs = urbs;
+  constructor(options: RingDeviceOptions) {
+    this.port = options.port;
+    this.speed = options.speed;
+    this.stallProtocol = options.stallProtocol;
+    this.#queues = new RetryQueues(this.stallProtocol, this.#actions);
+    this.#urbs = options.urbs;
+    this.#clock = options.clock;
+    this.#onGivenUp = options.onGivenUp;
+    this.#unlinks = new AnswerWatch({
+      milliseconds: UNLINK_MILLISECONDS,
+      clock: this.#clock,
+      onLate: () => this.giveUp(),
+    });
     this.closed = new Promise((resolve) => {
       this.#resolveClosed = resolve;
     });
@@ -138,13 +163,31 @@ export class RingDevice {
     return new Promise((resolve) => this.submit(transfer, resolve));
   }
 
-  /** The same, but it is taken back when that time is over, and ends as 'unlinked' then. */
+  /**
+   * The same, but it is unlinked when that time is over, and ends as 'unlinked' then. A back end that does not
+   * answer that within 5 s more has lost the device: this transfer and all others end as 'shutdown'.
+   */
   transferWithin(transfer: Transfer, milliseconds: number): Promise<TransferResult> {
-    const submit = (done: (result: TransferResult) => void) => this.submit(transfer, done);
-    return transferWithin(submit, (pending) => this.unlink(pending), milliseconds);
+    return transferWithin(
+      {
+        submit: (done: (result: TransferResult) => void) => this.submit(transfer, done),
+        unlink: (pending) => this.unlink(pending),
+        giveUp: () => this.giveUp(),
+      },
+      milliseconds,
+      this.#clock,
+    );
   }
 
-  /** Asks for a transfer back: it ends as 'unlinked', or as it had ended before. */
+  /** Waits for the back end no longer: the device is gone, as if it had been unplugged. */
+  giveUp(): void {
+    if (!this.#lost) this.#onGivenUp();
+  }
+
+  /**
+   * Asks for a transfer back: it ends as 'unlinked', or as it had ended before. A back end that does not give
+   * it back within 21 to 24 s has lost the device.
+   */
   unlink(pending: Pending): void {
     if (pending instanceof LongTransfer) {
       pending.unlink();
@@ -196,6 +239,7 @@ export class RingDevice {
   lost(): void {
     if (this.#lost) return;
     this.#lost = true;
+    this.#unlinks.end();
     this.#urbs.forget(this.port);
     this.#queues.lost();
     this.#carryOut();
@@ -217,6 +261,7 @@ export class RingDevice {
       case 'sendUnlink':
         // If it has not left yet, nobody will answer.
         if (this.#urbs.unlink(pending)) pending.answered(resultOf('unlinked'));
+        else this.#unlinks.asked(pending);
         break;
       case 'giveBack':
         this.#giveBack(pending, pending.result);
@@ -234,6 +279,7 @@ export class RingDevice {
   }
 
   #answered(submission: Submission): void {
+    this.#unlinks.answered(submission);
     const reply = replyOf(submission.result, this.stallProtocol);
     replied(submission.queue, submission, reply, this.#actions);
     this.#carryOut();

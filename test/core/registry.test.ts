@@ -1,6 +1,7 @@
 import { strict as assert } from 'node:assert';
 import type { DeviceInfo } from '../../src/core/device.ts';
 import { UserError } from '../../src/core/errors.ts';
+import { LET_GO_MILLISECONDS, ORDERLY_REMOVAL_MILLISECONDS } from '../../src/core/limits.ts';
 import { type Claim, Registry } from '../../src/core/registry.ts';
 import { FakeClock } from '../examples/rig.ts';
 import { ManualDevice, NotingClient, read } from './manual-device.ts';
@@ -278,6 +279,116 @@ describe('Registry', () => {
       await removed;
       assert.equal(registry.get('1-1'), next);
       assert.notEqual(next.holder, null);
+    });
+  });
+
+  describe('a device that does not let go', () => {
+    const never = new Promise<void>(() => {});
+    const turns = () => new Promise((resolve) => setImmediate(resolve));
+
+    function stuck(how: 'urb' | 'close') {
+      const clock = new FakeClock();
+      const registry = new Registry(clock);
+      const device = new ManualDevice();
+      registry.add(device, 'a');
+      const client = new NotingClient();
+      const claim = registry.claim('1-1', 'peer', client, { clock });
+      assert(typeof claim !== 'string');
+      if (how === 'close') device.closing = never;
+      else device.onUnlink = () => {};
+      claim.session.submit(read(1));
+      if (how === 'close') device.complete(device.atDevice[0]);
+      const settled: string[] = [];
+      const note = (work: Promise<void>) =>
+        work.then(
+          () => settled.push('done'),
+          ({ name, message }: Error) => settled.push(`${name}: ${message}`),
+        );
+      return { clock, registry, device, client, claim, settled, note };
+    }
+
+    /** Timers of 50 ms each: a machine that stands still is not counted. */
+    async function pass(clock: FakeClock, milliseconds: number): Promise<void> {
+      await turns();
+      for (let passed = 0; passed < milliseconds; passed += 50) clock.advance(50);
+      await turns();
+    }
+
+    const KEPT = { urb: '1 of its URBs are not back', close: 'it is still closing' } as const;
+
+    for (const how of ['urb', 'close'] as const) {
+      it(`${how}: the release ends, and the device is busy until it does`, async () => {
+        const { clock, registry, claim, settled, note } = stuck(how);
+        note(claim.release());
+        await pass(clock, LET_GO_MILLISECONDS - 1000);
+        assert.deepEqual(settled, []);
+        await pass(clock, 2000);
+        const what = `Cannot let go of manual: ${KEPT[how]} after 30 s, wanted it to be free`;
+        assert.deepEqual(settled, [`Error: ${what}`]);
+        assert.equal(registry.claim('1-1', 'next', new NotingClient(), { clock }), 'busy');
+      });
+
+      it(`${how}: unexport ends, says so, and the bus id is free`, async () => {
+        const { clock, registry, device, settled, note } = stuck(how);
+        note(registry.remove('1-1'));
+        await pass(clock, LET_GO_MILLISECONDS + 1000);
+        const what = `Cannot let go of manual: ${KEPT[how]} after 30 s, wanted it to be free`;
+        assert.deepEqual(settled, [`UserError: ${what}; 1-1 is not exported any more`]);
+        assert(!device.log.includes('dispose'), 'it was disposed of while it was open');
+        registry.add(new ManualDevice(), 'b', '1-1');
+      });
+    }
+
+    it('is free when it does, however late', async () => {
+      const { clock, registry, device, claim, settled, note } = stuck('urb');
+      note(claim.release());
+      await pass(clock, LET_GO_MILLISECONDS + 1000);
+      assert.equal(settled.length, 1);
+      device.complete(device.atDevice[0], 'unlinked');
+      await registry.freed('1-1');
+      assert.notEqual(registry.claim('1-1', 'next', new NotingClient(), { clock }), 'busy');
+    });
+
+    it('is disposed of when it does, however late it was unexported', async () => {
+      const { clock, registry, device, settled, note } = stuck('urb');
+      note(registry.remove('1-1'));
+      await pass(clock, LET_GO_MILLISECONDS + 1000);
+      assert.equal(settled.length, 1);
+      device.complete(device.atDevice[0], 'unlinked');
+      await turns();
+      assert.deepEqual(device.take().slice(-3), ['close', 'closed', 'dispose']);
+    });
+
+    it('is told once that nobody waits for it any longer, when it is unexported', async () => {
+      const { clock, registry, device, client, settled, note } = stuck('urb');
+      let told = 0;
+      const giveUp = () => {
+        told++;
+        device.complete(device.atDevice[0], 'shutdown');
+      };
+      Object.assign(device, { giveUp });
+      note(registry.remove('1-1'));
+      await pass(clock, ORDERLY_REMOVAL_MILLISECONDS - 1000);
+      assert.equal(told, 0);
+      await pass(clock, 2000);
+      assert.equal(told, 1);
+      assert.deepEqual(settled, ['done']);
+      assert.deepEqual(client.take(), ['1 shutdown 0', 'removed']);
+      assert.equal(clock.timers, 0);
+    });
+
+    it('or cannot be disposed of: unexport ends', async () => {
+      const clock = new FakeClock();
+      const registry = new Registry(clock);
+      const device = new ManualDevice();
+      device.dispose = () => never;
+      registry.add(device, 'a');
+      const removed = assert.rejects(registry.remove('1-1'), {
+        name: 'UserError',
+        message: 'Cannot let go of manual; 1-1 is not exported any more',
+      });
+      await pass(clock, LET_GO_MILLISECONDS);
+      await removed;
     });
   });
 

@@ -165,7 +165,7 @@ class Simulation implements SessionClient, DeviceWatcher {
       assert(this.#lost || submitted >= this.#options.urbs);
     }
     if (!this.#lost) this.#checkCounters();
-    this.#closed ??= this.#session.close();
+    this.#closed ??= this.#session.letGo();
     this.#clock.run();
     await this.#closed;
     assert.equal(this.#session.outstandingCount, 0);
@@ -495,7 +495,7 @@ class Simulation implements SessionClient, DeviceWatcher {
     this.#up.cut();
     this.#down.cut();
     this.#received.length = 0;
-    this.#closed = this.#session.close();
+    this.#closed = this.#session.letGo();
     for (const lane of this.#lanes) {
       if (lane.front !== null) {
         retry.connectionLost(lane.front, lane.actions);
