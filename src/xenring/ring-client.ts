@@ -7,7 +7,9 @@
  */
 import { randomInt } from 'node:crypto';
 import { join } from 'node:path';
+import { type Clock, systemClock } from '../core/clock.ts';
 import { UserError } from '../core/errors.ts';
+import { within } from '../core/within.ts';
 import { Frontend } from './frontend.ts';
 import { openShmPlatform, type ShmPlatform } from './platform/shm.ts';
 import { STORE_SOCKET } from './platform/shm-folder.ts';
@@ -29,22 +31,33 @@ export interface RingAddress {
 const PORTS_DEFAULT = 8;
 /** A gateway plugs a device in at once, or never. */
 const PLUG_MILLISECONDS = 5000;
+/** For a gateway to unplug a device. */
+const UNPLUG_MILLISECONDS = 5000;
+/** For an orderly end: the back end may take 5 s of it, and the toolstack's part as long. */
+const CLOSE_MILLISECONDS = 15_000;
 /** Numbers are taken at random, so a second try is rare. */
 const DOMAIN_ATTEMPTS_MAX = 8;
 
-/** @throws {UserError} if there is no gateway in the folder. */
-export async function connectRing(address: RingAddress): Promise<RingClient> {
+/**
+ * Another clock is for tests.
+ *
+ * @throws {UserError} if there is no gateway in the folder.
+ */
+export async function connectRing(
+  address: RingAddress,
+  clock: Clock = systemClock,
+): Promise<RingClient> {
   const { folder, ports = PORTS_DEFAULT } = address;
-  const platform = await openPlatform(address);
+  const platform = await openPlatform(address, clock);
   let store: XenstoreClient | null = null;
   try {
-    store = await connectStore(join(folder, STORE_SOCKET));
+    store = await connectStore(join(folder, STORE_SOCKET), clock);
     await store.introduce(0);
-    const toolstack = new Toolstack(store);
+    const toolstack = new Toolstack(store, 0, clock);
     const controller = await toolstack.addController(platform.domain, { ports });
     const path = `/local/domain/${platform.domain}/device/vusb/${controller}`;
-    const frontend = new Frontend(platform, path);
-    const client = new RingClient({ platform, store, toolstack, frontend, controller });
+    const frontend = new Frontend(platform, path, clock);
+    const client = new RingClient({ platform, store, toolstack, frontend, controller, clock });
     await frontend.start();
     return client;
   } catch (error) {
@@ -54,11 +67,11 @@ export async function connectRing(address: RingAddress): Promise<RingClient> {
   }
 }
 
-async function openPlatform({ folder, domain }: RingAddress): Promise<ShmPlatform> {
-  if (domain !== undefined) return await openShmPlatform({ folder, domain });
+async function openPlatform({ folder, domain }: RingAddress, clock: Clock): Promise<ShmPlatform> {
+  if (domain !== undefined) return await openShmPlatform({ folder, domain, clock });
   for (let attempt = 1; ; attempt++) {
     try {
-      return await openShmPlatform({ folder, domain: randomInt(1, DOMAIN_MAX + 1) });
+      return await openShmPlatform({ folder, domain: randomInt(1, DOMAIN_MAX + 1), clock });
     } catch (error) {
       if (attempt === DOMAIN_ATTEMPTS_MAX) throw error;
     }
@@ -72,6 +85,7 @@ interface Parts {
   readonly toolstack: Toolstack;
   readonly frontend: Frontend;
   readonly controller: number;
+  readonly clock: Clock;
 }
 
 /** A connection to a gateway. */
@@ -113,10 +127,10 @@ export class RingClient {
   }
 
   /** Gives a device back; its transfers end as 'shutdown'. */
-  async release({ port, closed }: RingDevice): Promise<void> {
-    const { platform, toolstack, controller } = this.#parts;
-    await toolstack.detachDevice(platform.domain, controller, port);
-    await closed;
+  async release(device: RingDevice): Promise<void> {
+    const { platform, toolstack, controller, clock } = this.#parts;
+    await toolstack.detachDevice(platform.domain, controller, device.port);
+    await within(device.closed, UNPLUG_MILLISECONDS, () => device.giveUp(), clock);
   }
 
   /** Gives all devices back, and leaves. */
@@ -126,15 +140,25 @@ export class RingClient {
   }
 
   async #close(): Promise<void> {
-    const { platform, store, toolstack, frontend, controller } = this.#parts;
-    if (this.#gone) frontend.abandon();
-    else {
-      await frontend.close();
-      await toolstack.removeController(platform.domain, controller);
+    const { platform, store, frontend, clock } = this.#parts;
+    const abandon = () => frontend.abandon();
+    try {
+      if (this.#gone) abandon();
+      else await within(this.#leave(), CLOSE_MILLISECONDS, abandon, clock);
+    } catch (error) {
+      abandon();
+      if (!this.#gone) throw error; // else: that is why
+    } finally {
+      store.close();
+      await platform.close();
+      this.#resolveClosed();
     }
-    store.close();
-    await platform.close();
-    this.#resolveClosed();
+  }
+
+  async #leave(): Promise<void> {
+    const { platform, toolstack, frontend, controller } = this.#parts;
+    await frontend.close();
+    await toolstack.removeController(platform.domain, controller);
   }
 }
 

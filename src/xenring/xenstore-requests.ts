@@ -10,6 +10,8 @@
  *
  * A reply that fits no request is the end: what follows could not be trusted either.
  */
+import { AnswerWatch } from '../core/answer-watch.ts';
+import type { Clock } from '../core/clock.ts';
 import {
   decodeStrings,
   encodeMessage,
@@ -26,11 +28,17 @@ import {
  */
 export const IN_FLIGHT_MAX = { socket: 16, device: 1 } as const;
 
+/** For one answer; a store that takes longer is given up. */
+export const ANSWER_MILLISECONDS = 30_000;
+
 export interface RequestsEnds {
   readonly inFlightMax: number;
   /** Sends one message. @throws {StoreError} if this message cannot be sent. */
   readonly send: (message: Buffer) => void;
   readonly onWatchEvent: (path: string, token: string) => void;
+  readonly clock: Clock;
+  /** The store does not answer; call `fail` then. */
+  readonly onSilent: (reason: string) => void;
 }
 
 interface Request {
@@ -47,11 +55,17 @@ export class StoreRequests {
   readonly #reader = new MessageReader();
   readonly #inFlight = new Map<number, Request>();
   readonly #waiting: Request[] = [];
+  readonly #answers: AnswerWatch<Request>;
   #lastId = 0;
   #failure: StoreError | null = null;
 
   constructor(ends: RequestsEnds) {
     this.#ends = ends;
+    this.#answers = new AnswerWatch({
+      milliseconds: ANSWER_MILLISECONDS,
+      clock: ends.clock,
+      onLate: () => ends.onSilent(`no answer in ${ANSWER_MILLISECONDS / 1000} s`),
+    });
   }
 
   /**
@@ -93,6 +107,7 @@ export class StoreRequests {
   fail(error: StoreError): void {
     if (this.#failure !== null) return;
     this.#failure = error;
+    this.#answers.end();
     for (const { reject } of [...this.#inFlight.values(), ...this.#waiting]) reject(error);
     this.#inFlight.clear();
     this.#waiting.length = 0;
@@ -103,10 +118,12 @@ export class StoreRequests {
       const request = this.#waiting.shift();
       if (request === undefined) return;
       this.#inFlight.set(request.id, request);
+      this.#answers.asked(request);
       try {
         this.#ends.send(request.message);
       } catch (error) {
         this.#inFlight.delete(request.id);
+        this.#answers.answered(request);
         if (!(error instanceof StoreError)) throw error;
         request.reject(new StoreError(error.code, `Cannot ${request.what}: ${error.message}`));
       }
@@ -121,6 +138,7 @@ export class StoreRequests {
         `Cannot take a store reply: type ${message.type}, id ${message.requestId}, nobody asked`,
       );
     this.#inFlight.delete(request.id);
+    this.#answers.answered(request);
     if (message.type === STORE_TYPE.error) {
       const code = (decodeStrings(message.payload)[0] ?? 'EIO') as StoreErrorCode;
       request.reject(new StoreError(code, `Cannot ${request.what}: ${code}`));

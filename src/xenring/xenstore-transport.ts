@@ -24,6 +24,8 @@ export interface TransportEvents {
 }
 
 const READ_OCTETS = 8192;
+/** For a store to read what is left when a connection is closed. */
+const GOODBYE_MILLISECONDS = 2_000;
 
 /** @throws {UserError} if nobody listens there. */
 export async function connectSocket(path: string, events: TransportEvents): Promise<Transport> {
@@ -54,8 +56,9 @@ export async function connectSocket(path: string, events: TransportEvents): Prom
     send: (message) => void socket.write(message),
     close() {
       closed = true;
-      // What was sent before goes out.
+      // What was sent before goes out, if the store reads it.
       socket.end(() => socket.destroy());
+      setTimeout(() => socket.destroy(), GOODBYE_MILLISECONDS).unref();
     },
   };
 }

@@ -5,6 +5,7 @@
  * the same error, and `lost` resolves with it.
  */
 import { existsSync } from 'node:fs';
+import { type Clock, systemClock } from '../core/clock.ts';
 import { UserError } from '../core/errors.ts';
 import type { Store, StoreOperations, StorePermissions, StoreWatch } from './platform.ts';
 import { IN_FLIGHT_MAX, StoreRequests } from './xenstore-requests.ts';
@@ -39,10 +40,10 @@ const LIST_PARTS_MAX = 1000;
 type WatchCallback = (changed: string) => void;
 
 /** Connects to the store of this machine, or to the socket at `path`. @throws {UserError} */
-export async function connectStore(path?: string): Promise<XenstoreClient> {
+export async function connectStore(path?: string, clock?: Clock): Promise<XenstoreClient> {
   const socket = path ?? SOCKETS.find((one) => existsSync(one));
   if (socket !== undefined)
-    return XenstoreClient.over((events) => connectSocket(socket, events), 'socket');
+    return XenstoreClient.over((events) => connectSocket(socket, events), 'socket', clock);
   return connectStoreDevice();
 }
 
@@ -68,7 +69,7 @@ export class XenstoreClient implements Store {
   #resolveLost: (error: StoreError) => void = () => {};
   #tokens = 0;
 
-  private constructor(via: 'socket' | 'device') {
+  private constructor(via: 'socket' | 'device', clock: Clock) {
     this.via = via;
     this.lost = new Promise((resolve) => {
       this.#resolveLost = resolve;
@@ -77,6 +78,8 @@ export class XenstoreClient implements Store {
       inFlightMax: IN_FLIGHT_MAX[via],
       send: (message) => this.#transport?.send(message),
       onWatchEvent: (changed, token) => this.#watches.get(token)?.(changed),
+      clock,
+      onSilent: (reason) => this.#lose(reason),
     });
     this.#operations = new Operations(this.#requests, 0);
   }
@@ -84,8 +87,9 @@ export class XenstoreClient implements Store {
   static async over(
     connect: (events: TransportEvents) => Promise<Transport>,
     via: 'socket' | 'device',
+    clock: Clock = systemClock,
   ): Promise<XenstoreClient> {
-    const client = new XenstoreClient(via);
+    const client = new XenstoreClient(via, clock);
     client.#transport = await connect({
       onData: (chunk) => client.#receive(chunk),
       onLost: (reason) => client.#lose(reason),
@@ -179,7 +183,6 @@ export class XenstoreClient implements Store {
       this.#requests.receive(chunk);
     } catch (error) {
       if (!(error instanceof StoreError)) throw error;
-      this.#transport?.close();
       this.#lose(error.message);
     }
   }
@@ -187,6 +190,7 @@ export class XenstoreClient implements Store {
   #lose(reason: string): void {
     const message = `Cannot ask the store: the connection has ended (${reason})`;
     const error = new StoreError('ECONNRESET', message);
+    this.#transport?.close();
     this.#transport = null;
     this.#watches.clear();
     this.#requests.fail(error);

@@ -1,5 +1,6 @@
 /** Both ends wired together: urbgate's front end, and its back end with a virtual device. */
 import { strict as assert } from 'node:assert';
+import { type Clock, systemClock } from '../../src/core/clock.ts';
 import { Frontend } from '../../src/xenring/frontend.ts';
 import { plugged } from './front-driver.ts';
 import type { WorldOptions } from './memory-platform.ts';
@@ -10,10 +11,11 @@ export async function connect(
   options: WorldOptions = {},
   device: Record<string, unknown> = {},
   at?: { rig: RingRig },
+  clock: Clock = systemClock,
 ) {
   const rig = at?.rig ?? (await newRig(options, device));
   const platform = rig.world.domain(7);
-  const frontend = new Frontend(platform, '/local/domain/7/device/vusb/0');
+  const frontend = new Frontend(platform, '/local/domain/7/device/vusb/0', clock);
   await frontend.start();
   await until(() => rig.state(7) === '4', 'it connects');
   if (at === undefined) await rig.tools.attachDevice(7, 0, '1-1');

@@ -1,11 +1,16 @@
 /** Both ends wired together: urbgate's front end, and its back end with virtual devices. */
 import { strict as assert } from 'node:assert';
-import type { Transfer } from '../../src/core/transfer.ts';
+import { LATE_UNLINK_MILLISECONDS, UNLINK_MILLISECONDS } from '../../src/core/limits.ts';
+import type { Transfer, TransferResult } from '../../src/core/transfer.ts';
 import type { Pending } from '../../src/xenring/pending.ts';
+import type { RingDevice } from '../../src/xenring/ring-device.ts';
+import { FakeClock } from '../examples/rig.ts';
 import { allKinds, control, plugged, probe } from './front-driver.ts';
 import { connect, end } from './front-pair.ts';
 import { randomOf } from './memory-platform.ts';
-import { until } from './rig.ts';
+import { turn, until } from './rig.ts';
+
+const READ: Transfer = { endpoint: 0x81, type: 'bulk', octets: 64 };
 
 describe('front end and back end', () => {
   it('agree upon the stall protocol, move all kinds of transfers, and leave nothing', async () => {
@@ -83,6 +88,48 @@ describe('front end and back end', () => {
     assert.equal(status, 'ok');
     await end(both);
   });
+
+  for (const [what, take, milliseconds] of [
+    [
+      'a call with a time',
+      (ring: RingDevice) => ring.transferWithin(READ, 2_000),
+      2_000 + LATE_UNLINK_MILLISECONDS,
+    ],
+    [
+      'an unlink',
+      (ring: RingDevice) =>
+        new Promise<TransferResult>((resolve) => ring.unlink(ring.submit(READ, resolve))),
+      UNLINK_MILLISECONDS,
+    ],
+  ] as const) {
+    it(`the gateway says nothing any more: ${what} has an end, and the device is gone`, async () => {
+      const clock = new FakeClock();
+      const both = await connect({}, { delay: 60_000 }, undefined, clock);
+      const { rig, frontend, ring } = both;
+      const other = ring.transfer(READ);
+      await until(
+        () => rig.registry.get('1-1')?.holder?.session.outstandingCount === 1,
+        'it waits',
+      );
+      rig.kill();
+      const results: string[] = [];
+      void take(ring).then(({ status }) => results.push(status));
+      clock.advance(milliseconds - 1_000);
+      await turn();
+      assert.deepEqual(results, []);
+      for (let n = 0; n < 5; n++) clock.advance(1_000);
+      await turn();
+      assert.deepEqual(results, ['shutdown']);
+      assert.equal((await other).status, 'shutdown');
+      await ring.closed;
+      assert.equal(frontend.devices.size, 0);
+      await rig.restart(true);
+      const next = await plugged(frontend);
+      assert.notEqual(next, ring);
+      assert.equal((await next.transfer(control(0x80, 8, 0, 0, 1))).status, 'ok');
+      await end(both);
+    });
+  }
 
   it('a handler throws: that is the program’s, and the others come back all the same', async () => {
     const both = await connect({}, { delay: 1 });

@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { UserError } from '../../src/core/errors.ts';
 import { connectRing, type RingClient, type Transfer } from '../../src/ring.ts';
 import { endAll, startGateway, type Urbgate } from '../cli/urbgate.ts';
+import { FakeClock } from '../examples/rig.ts';
 import { control } from './front-driver.ts';
 import { until } from './platform/until.ts';
 
@@ -58,6 +59,38 @@ describe('a program on the ring of a gateway', function () {
     await client.closed;
     assert.deepEqual(readdirSync(folder).sort(), files);
     await device(await connect());
+  });
+
+  it('leaves, and gives back, whatever the gateway does', async () => {
+    const clock = new FakeClock();
+    const [client, other] = [
+      await connectRing({ folder }, clock),
+      await connectRing({ folder }, clock),
+    ];
+    const ring = await device(client);
+    const waiting = ring.transfer({ ...READ, octets: 1 << 16 });
+    gateway.kill('SIGSTOP');
+    try {
+      // It is closed before its release has failed.
+      const released = assert.rejects(client.release(ring), { name: 'StoreError' });
+      const ends = Promise.allSettled([released, client.close(), other.close()]);
+      let ended = false;
+      void ends.then(() => {
+        ended = true;
+      });
+      while (!ended) {
+        clock.advance(100);
+        await new Promise((resolve) => setImmediate(resolve));
+      }
+      assert.deepEqual(
+        (await ends).map(({ status }) => status),
+        ['fulfilled', 'fulfilled', 'fulfilled'],
+      );
+      assert.equal((await waiting).status, 'shutdown');
+      await Promise.all([client.closed, other.closed]);
+    } finally {
+      gateway.kill('SIGCONT');
+    }
   });
 
   it('is told why it has none', async () => {

@@ -1,5 +1,6 @@
 /** The store's client, against the distribution's xenstored and against our own. */
 import { strict as assert } from 'node:assert';
+import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -9,7 +10,9 @@ import { ShmFolder } from '../../src/xenring/platform/shm-folder.ts';
 import { StoreServer } from '../../src/xenring/platform/store-server.ts';
 import { StoreConnection } from '../../src/xenring/platform/store-service.ts';
 import { connectStore, type XenstoreClient } from '../../src/xenring/xenstore.ts';
+import { ANSWER_MILLISECONDS } from '../../src/xenring/xenstore-requests.ts';
 import { encodeMessage, STORE_TYPE, StoreError } from '../../src/xenring/xenstore-wire.ts';
+import { FakeClock } from '../examples/rig.ts';
 import { until } from './platform/until.ts';
 import { type StockXenstored, startStockXenstored } from './stock-xenstored.ts';
 import { storeContract } from './xenstore-contract.ts';
@@ -267,6 +270,34 @@ describe('a store that breaks the protocol', () => {
     socket.write(encodeMessage(STORE_TYPE.read, 3, 0, Buffer.from('c')));
     await watched;
     assert.equal(await read, 'c');
+  });
+
+  it('its silence ends all', async () => {
+    client.close();
+    const clock = new FakeClock();
+    const accepted = once(server, 'connection');
+    const silent = await connectStore(join(path, 'socket'), clock);
+    const [other] = (await accepted) as [Socket];
+    const asked = [
+      silent.read('/a'),
+      silent.watch('/b', () => {}),
+      silent.transaction(async () => {}),
+    ];
+    const errors = asked.map((one) => one.catch((error: unknown) => error));
+    clock.advance(ANSWER_MILLISECONDS - 1_000);
+    let lost = false;
+    void silent.lost.then(() => {
+      lost = true;
+    });
+    await new Promise(setImmediate);
+    assert.equal(lost, false);
+    clock.advance(10_000);
+    for (const error of await Promise.all(errors)) {
+      assert.match(String(error), /the connection has ended \(no answer in 30 s\)/);
+    }
+    assert.equal((await silent.lost).code, 'ECONNRESET');
+    assert.equal(clock.timers, 0);
+    other.destroy();
   });
 
   it('its end ends all', async () => {

@@ -10,6 +10,7 @@
  */
 import { randomInt } from 'node:crypto';
 import { assert } from '../../core/assert.ts';
+import type { Clock } from '../../core/clock.ts';
 import { UserError } from '../../core/errors.ts';
 import {
   type Domain,
@@ -46,6 +47,8 @@ export interface ShmOptions {
    * exceptions go.
    */
   readonly onBug?: (error: unknown) => void;
+  /** Another clock is for tests. */
+  readonly clock?: Clock;
 }
 
 const PAGES_DEFAULT = 16_384;
@@ -64,7 +67,7 @@ export async function openShmPlatform(options: ShmOptions): Promise<ShmPlatform>
   let platform: ShmPlatform | null = null;
   try {
     if (serveStore) server = await StoreServer.start(folder, options.onBug);
-    store = await connectStore(folder.socket);
+    store = await connectStore(folder.socket, options.clock);
     // Everything is there before the others are told of it.
     platform = new ShmPlatform({ folder, domain, pages, lock, server, store });
     await store.introduce(domain);
