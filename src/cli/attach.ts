@@ -22,6 +22,7 @@ import {
 } from './attach-protocol.ts';
 import { attachControlOption, type ControlPath } from './control-path.ts';
 import { serveRequests } from './control-server.ts';
+import { leave } from './leave.ts';
 import { createLog } from './log.ts';
 import { say } from './output.ts';
 import { endOnBug, stopOnSignal } from './stop.ts';
@@ -141,7 +142,7 @@ async function supervise(
     control.close();
     await supervisor.close();
   };
-  stopOnSignal(close, log);
+  const stopping = stopOnSignal({ close, unfinished: () => supervisor.unfinished }, log);
   endOnBug(close, log);
   if (options.background) endWhenIdle(supervisor, close);
   else say('Supervising attachments');
@@ -150,6 +151,7 @@ async function supervise(
       tell(one, await supervisor.attach(one));
     } catch (error) {
       if (!options.saved) await close();
+      if (stopping.hasBegun) return;
       if (!options.saved || !(error instanceof UserError)) throw error;
       log.warn(error.message);
     }
@@ -162,7 +164,7 @@ function endWhenIdle(supervisor: Supervisor, close: () => Promise<void>): void {
   const look = async () => {
     if (supervisor.attachmentCount > 0) return;
     await close();
-    process.exit(0);
+    leave(0);
   };
   supervisor.onIdle = () => {
     setTimeout(look, IDLE_MILLISECONDS);

@@ -12,8 +12,8 @@ import type { Command, Request, Result } from './control-protocol.ts';
 import { type Check, GATEWAY_RESULTS, isAnswer } from './control-results.ts';
 import { Client } from './net-ipc.ts';
 
-/** Long enough for an export that has to wait for hardware or for another server. */
-const ANSWER_MILLISECONDS = 30_000;
+/** Longer than an export may take (OPEN_MILLISECONDS), and an unexport of a device that does not let go. */
+const ANSWER_MILLISECONDS = 45_000;
 
 /** No gateway is there: no socket, or one that a gateway has left behind. */
 export class NobodyListens extends UserError {}

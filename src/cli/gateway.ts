@@ -3,7 +3,7 @@
  * `urbgate status` wants to know. Commands come from `serve` and from the control socket.
  */
 import type { Speed, UsbDevice } from '../core/device.ts';
-import { UserError } from '../core/errors.ts';
+import { disposeOf } from '../core/dispose.ts';
 import { parseExportSpec } from '../core/export-spec.ts';
 import type { PeerLines } from '../core/peer-log.ts';
 import { timedRecovery } from '../core/recovery.ts';
@@ -12,7 +12,9 @@ import type { DeviceSession } from '../core/session.ts';
 import { formatAddress, type ListenAddress, type ServerLog, UsbipServer } from '../usbip/server.ts';
 import { Backends } from '../xenring/backends.ts';
 import type { Platform } from '../xenring/platform.ts';
+import { Closing, type Rings } from './closing.ts';
 import { type Log, peerLines } from './log.ts';
+import { Openings } from './openings.ts';
 import { type Opened, openSource, type Source } from './schemes.ts';
 
 /** What has passed through an export, over all its clients. */
@@ -55,10 +57,11 @@ export class Gateway {
   readonly #peerLines: PeerLines;
   readonly #ringLines: PeerLines;
   readonly #listening: string[] = [];
-  readonly #rings: { readonly platform: Platform; readonly backends: Backends }[] = [];
+  readonly #rings: Rings[] = [];
+  readonly #openings = new Openings();
+  readonly #closing: Closing;
+  #closed: Promise<void> | null = null;
   readonly #sources = new Set<Source>();
-  /** No device is taken any more: nobody would let go of it. */
-  #isClosed = false;
   /** Of devices that keep their bus id while they are gone, by that. */
   readonly #keepers = new Map<string, Source>();
   /** Sums over the sessions that have ended. */
@@ -71,6 +74,7 @@ export class Gateway {
     this.#log = log;
     this.#peerLines = peerLines(log, 'info');
     this.#ringLines = peerLines(log, 'debug');
+    this.#closing = new Closing(log);
     this.#server = new UsbipServer({
       registry: this.#registry,
       session: { recovery: timedRecovery(stallHoldMilliseconds) },
@@ -97,7 +101,7 @@ export class Gateway {
       registry: this.#registry,
       log: this.#ringLines,
     });
-    this.#rings.push({ platform, backends });
+    this.#rings.push({ name, platform, backends });
     await backends.start();
     this.#listening.push(`rings of ${name}`);
   }
@@ -110,32 +114,36 @@ export class Gateway {
    * one if absent.
    * @throws {UserError} if that is impossible; nothing has changed then.
    */
-  async export(text: string, folder: string, busIdDefault?: string): Promise<ExportStatus[]> {
+  export(text: string, folder: string, busIdDefault?: string): Promise<ExportStatus[]> {
+    return this.#openings.run(() => this.#export(text, folder, busIdDefault));
+  }
+
+  async #export(text: string, folder: string, busIdDefault?: string): Promise<ExportStatus[]> {
     const spec = parseExportSpec(text);
     if (spec.busId !== undefined) this.#registry.checkBusId(spec.busId, text);
     let busId = spec.busId;
-    const source = await openSource(spec, {
+    const context = {
       folder,
-      onFault: (error) => {
+      onFault: (error: unknown) => {
         const stack = error instanceof Error ? error.stack : error;
         this.#peerLines.error(`Device ${text} failed: ${stack}`, 'device failures', text);
       },
-      onAdded: (one) => this.#came(one, text, busId),
-      onGone: (device) => this.#gone(device),
-      onRefused: (reason) => this.#peerLines.warn(reason, 'refused devices', text),
-      onAwaited: (why) =>
+      onAdded: (one: Opened) => this.#came(one, text, busId),
+      onGone: (device: UsbDevice) => this.#gone(device),
+      onRefused: (reason: string) => this.#peerLines.warn(reason, 'refused devices', text),
+      onAwaited: (why: string) =>
         this.#peerLines.info(`${text} is awaited: ${why}`, 'awaited devices', text),
-    });
+    };
+    const source = await this.#openings.open(text, () => openSource(spec, context));
     const added: Export[] = [];
     try {
-      if (this.#isClosed) throw new UserError(`Cannot export ${text}: the gateway ends`);
       for (const one of source.devices) {
         added.push(this.#add(one, text, spec.busId, busIdDefault));
       }
     } catch (error) {
       source.stop();
       for (const { busId } of added) await this.#registry.remove(busId);
-      for (const { device } of source.devices.slice(added.length)) await device.dispose();
+      for (const { device } of source.devices.slice(added.length)) await disposeOf(device);
       throw error;
     }
     this.#sources.add(source);
@@ -176,29 +184,22 @@ export class Gateway {
     };
   }
 
-  /**
-   * Says goodbye to every client, then lets go of every device; one that fails is no matter of the
-   * others.
-   */
-  async close(): Promise<void> {
-    this.#isClosed = true;
-    for (const source of this.#sources) source.stop();
-    await this.#try('say goodbye', () => this.#server.close());
-    for (const { platform, backends } of this.#rings.splice(0)) {
-      await this.#try('leave the rings', () => backends.stop());
-      await this.#try('leave the rings', () => platform.close());
-    }
-    for (const { busId } of this.#registry.list()) {
-      await this.#try(`let go of ${busId}`, () => this.#registry.remove(busId));
-    }
+  /** Says goodbye to every client, then lets go of every device. Never rejects. */
+  close(): Promise<void> {
+    this.#closed ??= this.#close();
+    return this.#closed;
   }
 
-  async #try(what: string, work: () => Promise<void>): Promise<void> {
-    try {
-      await work();
-    } catch (error) {
-      this.#log.error({ err: error }, `Cannot ${what}`);
-    }
+  /** What `close` waits for, for people. */
+  get unfinished(): readonly string[] {
+    return this.#closing.unfinished;
+  }
+
+  async #close(): Promise<void> {
+    for (const source of this.#sources) source.stop();
+    const [openings, server, registry] = [this.#openings, this.#server, this.#registry];
+    await this.#closing.close({ openings, server, rings: this.#rings, registry });
+    for (const source of this.#sources) source.stop(); // those that came about meanwhile
     this.#peerLines.flush();
     this.#ringLines.flush();
   }
@@ -227,7 +228,7 @@ export class Gateway {
     } catch (error) {
       const message = error instanceof Error ? error.message : String(error);
       this.#peerLines.warn(message, 'refused devices', text);
-      await one.device.dispose();
+      await disposeOf(one.device);
     }
   }
 

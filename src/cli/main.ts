@@ -1,5 +1,6 @@
 #!/usr/bin/env node
 /** The `urbgate` command as a process. */
+import { leave } from './leave.ts';
 import { complain, runUrbgate } from './program.ts';
 
 // A reader that has seen enough (`urbgate list | head -1`) is no error.
@@ -10,4 +11,4 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
 process.on('uncaughtException', (error) => process.exit(complain(error)));
 
 const code = await runUrbgate(process.argv.slice(2));
-if (code !== 0) process.exit(code);
+if (code !== 0) leave(code);

@@ -2,13 +2,15 @@
  * A device behind a ring as the relay to vhci wants one (usbip/relay-device.ts): src/usbip and
  * src/xenring know nothing of each other, and this is where they meet.
  */
+import type { Clock } from '../core/clock.ts';
 import type { Speed } from '../core/device.ts';
 import type { Handler, Transfer, TransferResult } from '../core/transfer.ts';
+import { within } from '../core/within.ts';
 import type { RelayDevice, Submitted } from '../usbip/relay-device.ts';
 import type { Pending } from '../xenring/pending.ts';
 import type { RingDevice } from '../xenring/ring-device.ts';
 
-/** A back end that is no more gives nothing back. */
+/** For a back end to give all transfers back; one that is no more gives nothing back. */
 const RELEASE_MILLISECONDS = 5_000;
 const RESET_MILLISECONDS = 2_000;
 /** SET_FEATURE(PORT_RESET), which the gateway takes for a reset of the device. */
@@ -23,11 +25,13 @@ export class RingRelay implements RelayDevice {
   readonly deviceId: number;
   readonly speed: Speed;
   readonly #device: RingDevice;
+  readonly #clock: Clock;
   #isClosed = false;
 
   /** @param controller Its number, for people and for vhci. */
-  constructor(device: RingDevice, controller: number) {
+  constructor(device: RingDevice, controller: number, clock: Clock) {
     this.#device = device;
+    this.#clock = clock;
     device.holdBack = 'all';
     this.name = `port ${device.port}`;
     this.deviceId = ((controller << 16) | device.port) >>> 0;
@@ -66,13 +70,9 @@ export class RingRelay implements RelayDevice {
   async close(): Promise<void> {
     if (this.#isClosed) return;
     this.#isClosed = true;
-    let timer: NodeJS.Timeout | undefined;
-    const late = new Promise<'late'>((resolve) => {
-      timer = setTimeout(() => resolve('late'), RELEASE_MILLISECONDS);
-    });
-    const how = await Promise.race([this.#device.release(), late]);
-    clearTimeout(timer);
-    if (how === 'late' || !this.#device.isOpen) return;
+    const released = this.#device.release().then(() => true);
+    const isReleased = await within(released, RELEASE_MILLISECONDS, () => false, this.#clock);
+    if (!isReleased || !this.#device.isOpen) return;
     await this.#device.transferWithin(RESET, RESET_MILLISECONDS);
   }
 }

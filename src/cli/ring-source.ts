@@ -1,4 +1,5 @@
 /** A device in a port of a controller of this guest, as the source of an attachment. */
+import type { Clock } from '../core/clock.ts';
 import type { PortRecord, Vhci } from '../usbip/vhci.ts';
 import type { LinkOptions } from '../usbip/vhci-link.ts';
 import type { VhciThreads } from '../usbip/vhci-threads.ts';
@@ -12,11 +13,18 @@ export class RingSource implements Source {
   readonly record: PortRecord;
   readonly #device: RingDevice;
   readonly #controller: number;
+  readonly #clock: Clock;
   readonly #threads: VhciThreads | undefined;
 
-  constructor(device: RingDevice, controller: number, threads?: VhciThreads) {
+  /** Other threads are for tests. */
+  constructor(
+    device: RingDevice,
+    controller: number,
+    { clock, threads }: { readonly clock: Clock; readonly threads?: VhciThreads },
+  ) {
     this.#device = device;
     this.#controller = controller;
+    this.#clock = clock;
     this.#threads = threads;
     const busId = `${device.port}`;
     const { stallProtocol } = device;
@@ -26,7 +34,7 @@ export class RingSource implements Source {
   }
 
   async attach(vhci: Vhci, options: LinkOptions = {}): Promise<Link> {
-    return await relay(new RingRelay(this.#device, this.#controller), vhci, {
+    return await relay(new RingRelay(this.#device, this.#controller, this.#clock), vhci, {
       ...options,
       ...(this.#threads && { threads: this.#threads }),
     });

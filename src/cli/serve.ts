@@ -81,7 +81,7 @@ async function serve(options: ServeOptions): Promise<void> {
     controlServer?.close();
     await gateway.close();
   };
-  stopOnSignal(close, log);
+  const stopping = stopOnSignal({ close, unfinished: () => gateway.unfinished }, log);
   endOnBug(close, log);
   try {
     if (control !== null) controlServer = await serveControl(control, gateway, log);
@@ -96,7 +96,7 @@ async function serve(options: ServeOptions): Promise<void> {
     if (options.demo) for (const line of demoLines(all, bound)) say(line);
   } catch (error) {
     await close();
-    throw error;
+    if (!stopping.hasBegun) throw error;
   }
 }
 

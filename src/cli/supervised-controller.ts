@@ -52,6 +52,7 @@ interface Connection {
 
 export class SupervisedController implements Attachment {
   readonly id: string;
+  readonly text: string;
   readonly port = null;
   readonly controller: number;
   readonly settled: Promise<void>;
@@ -72,13 +73,14 @@ export class SupervisedController implements Attachment {
   constructor(options: ControllerOptions) {
     const { id, request, lines, clock } = options;
     this.id = id;
+    this.text = controllerText(request.controller);
     this.controller = request.controller;
     this.#options = options;
     this.#ports = new Set(request.ports);
     this.#tries = new Tries({
       wait: request.wait,
       persist: request.persist,
-      text: controllerText(request.controller),
+      text: this.text,
       lines,
       clock,
       connect: () => this.#connect(),
@@ -139,9 +141,9 @@ export class SupervisedController implements Attachment {
     try {
       platform = await rings.open();
       const path = `/local/domain/${platform.domain}/device/vusb/${this.controller}`;
-      const frontend = new Frontend(platform, path);
+      const frontend = new Frontend(platform, path, this.#options.clock);
       frontend.onBug = (error) => {
-        const what = `${controllerText(this.controller)}: let go of by a bug`;
+        const what = `${this.text}: let go of by a bug`;
         this.#options.log.error({ err: error }, what);
       };
       const connection = { frontend, platform, giveBack, closing: null };
@@ -166,11 +168,12 @@ export class SupervisedController implements Attachment {
   /** Resolves when the back end has connected. Nothing is left of it if it throws. */
   async #start(connection: Connection): Promise<void> {
     const { frontend } = connection;
-    let timer: NodeJS.Timeout | undefined;
+    let cancel = () => {};
     const connected = new Promise<void>((resolve, reject) => {
       frontend.once('connected', resolve);
       frontend.once('fault', reject);
-      timer = setTimeout(() => reject(new UserError(this.#noAnswer())), CONNECT_MILLISECONDS);
+      const late = () => reject(new UserError(this.#noAnswer()));
+      cancel = this.#options.clock.after(CONNECT_MILLISECONDS, late);
     });
     connected.catch(() => {}); // the start may fail before anybody listens
     const { containment } = this.#tries;
@@ -186,7 +189,7 @@ export class SupervisedController implements Attachment {
       await frontend.close().catch(() => frontend.abandon());
       throw error;
     } finally {
-      clearTimeout(timer);
+      cancel();
     }
   }
 
@@ -223,7 +226,7 @@ export class SupervisedController implements Attachment {
     const isWanted = this.#ports.size === 0 || this.#ports.has(port);
     if (!isWanted || this.#devices.has(port) || this.hasEnded) return;
     const text = `${controllerText(this.controller)}/${port}`;
-    const source = new RingSource(device, this.controller);
+    const source = new RingSource(device, this.controller, { clock: this.#options.clock });
     try {
       const one = this.#options.supervise(text, source, this.#places.get(port));
       this.#devices.set(port, one);

@@ -14,6 +14,8 @@ const PORT_LOOK_MILLISECONDS = 50;
 /** Something that a supervisor has: an attached device, or what devices come from. */
 export interface Attachment {
   readonly id: string;
+  /** What it is, for people. */
+  readonly text: string;
   /** Of vhci; null while there is none. */
   readonly port: number | null;
   readonly hasEnded: boolean;
@@ -44,6 +46,7 @@ export interface SupervisedOptions {
 
 export class Supervised implements Attachment {
   readonly id: string;
+  readonly text: string;
   readonly settled: Promise<void>;
   readonly ended: Promise<void>;
   readonly #options: SupervisedOptions;
@@ -58,6 +61,7 @@ export class Supervised implements Attachment {
   constructor(options: SupervisedOptions) {
     const { id, wait, persist, text, lines, clock, wantedPort } = options;
     this.id = id;
+    this.text = text;
     this.#options = options;
     this.#port = wantedPort;
     this.#tries = new Tries({
@@ -149,9 +153,10 @@ export class Supervised implements Attachment {
 
   /** After a loss, vhci may not have noticed yet. */
   async #untilFree(port: number): Promise<void> {
-    const end = performance.now() + PORT_FREE_MILLISECONDS;
-    while (performance.now() < end && this.#options.vhci.port(port)?.state !== 'free') {
-      await new Promise((resolve) => setTimeout(resolve, PORT_LOOK_MILLISECONDS));
+    const { clock, vhci } = this.#options;
+    const end = clock.now() + PORT_FREE_MILLISECONDS;
+    while (clock.now() < end && vhci.port(port)?.state !== 'free') {
+      await new Promise<void>((resolve) => clock.after(PORT_LOOK_MILLISECONDS, resolve));
     }
   }
 }

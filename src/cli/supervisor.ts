@@ -158,6 +158,11 @@ export class Supervisor {
     }, bugsOf(this.#log));
   }
 
+  /** What is attached, or awaited, for people. */
+  get unfinished(): readonly string[] {
+    return [...this.#attachments.values()].map(({ text, id }) => `${text} (${id})`);
+  }
+
   async close(): Promise<void> {
     await this.detach('all');
     this.#lines.flush();

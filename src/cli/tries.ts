@@ -5,7 +5,9 @@
 import type { Clock } from '../core/clock.ts';
 import { Containment } from '../core/containment.ts';
 import { UserError } from '../core/errors.ts';
+import { LET_GO_MILLISECONDS } from '../core/limits.ts';
 import type { PeerLines } from '../core/peer-log.ts';
+import { within } from '../core/within.ts';
 import type {
   AttachmentAction,
   AttachmentEvent,
@@ -110,11 +112,14 @@ export class Tries {
     }
   }
 
-  /** It is let go of, whoever refuses that. */
+  /** It is let go of, whoever refuses that, or takes too long. Never rejects. */
   async #letGo(): Promise<void> {
-    const { letGo, lines, text } = this.#options;
+    const { letGo, lines, clock, text } = this.#options;
+    const late = () => {
+      throw new UserError(`it does not let go within ${LET_GO_MILLISECONDS / 1000} s`);
+    };
     try {
-      await letGo();
+      await within(letGo(), LET_GO_MILLISECONDS, late, clock);
     } catch (error) {
       const isExpected = error instanceof UserError;
       if (isExpected) lines.warn(`${text}: ${error.message}`, 'failed releases', text);

@@ -128,9 +128,10 @@ export class Registry extends EventEmitter<RegistryEvents> {
    * Takes a device out: its client's URBs are given back and the client is told. A device that does not let go
    * in time is not exported any more all the same, and is disposed of when it does.
    *
+   * @param orderlyMilliseconds Then the device is to give up what it waits for itself.
    * @throws {UserError} if there is no such bus id, or the device does not let go.
    */
-  async remove(busId: string): Promise<void> {
+  async remove(busId: string, orderlyMilliseconds = ORDERLY_REMOVAL_MILLISECONDS): Promise<void> {
     const gone = this.#exports.get(busId);
     if (gone === undefined) {
       const known = [...this.#exports.keys()].join(', ') || 'nothing';
@@ -143,15 +144,16 @@ export class Registry extends EventEmitter<RegistryEvents> {
       throw new UserError(`${what}; ${busId} is not exported any more`);
     };
     try {
-      await within(this.#takeOut(gone), LET_GO_MILLISECONDS, stuck, this.#clock);
+      const takenOut = this.#takeOut(gone, orderlyMilliseconds);
+      await within(takenOut, LET_GO_MILLISECONDS, stuck, this.#clock);
     } finally {
       this.emit('removed', gone);
     }
   }
 
-  async #takeOut(gone: Export): Promise<void> {
+  async #takeOut(gone: Export, orderlyMilliseconds: number): Promise<void> {
     const { holder, device } = gone;
-    const cancel = this.#clock.after(ORDERLY_REMOVAL_MILLISECONDS, () => device.giveUp?.());
+    const cancel = this.#clock.after(orderlyMilliseconds, () => device.giveUp?.());
     try {
       holder?.session.removed();
       if (holder !== null) await this.#letGo(gone, holder.session);

@@ -33,6 +33,9 @@ const EAGER_LOOKS = 32;
 /** Replies that wait for vhci before the server is not read from any more. */
 const UNSENT_OCTETS_MAX = 4 << 20;
 
+/** For vhci to read what is left when a link ends. */
+const GOODBYE_MILLISECONDS = 2_000;
+
 /** Who ended a link: vhci's side (`usbip detach`), the server's, or `close`. */
 export type LinkEnd = 'detached' | 'lost' | 'closed';
 
@@ -192,6 +195,7 @@ export class VhciLink {
     this.#end = end;
     this.#flush();
     this.#socket.destroySoon();
+    setTimeout(() => this.#socket.destroy(), GOODBYE_MILLISECONDS).unref();
   }
 
   #scheduleFlush(): void {

@@ -13,6 +13,7 @@ import { type GuestRings, XenGuestRings } from '../../src/cli/guest-rings.ts';
 import { portLines, portsInUse } from '../../src/cli/port.ts';
 import { RingSource } from '../../src/cli/ring-source.ts';
 import { Supervisor } from '../../src/cli/supervisor.ts';
+import { systemClock } from '../../src/core/clock.ts';
 import type { RingDevice } from '../../src/xenring/ring-device.ts';
 import { type FakeKernel, FakeVhci } from '../usbip/fake-vhci.ts';
 import { IN, OUT, type SubmitReply, setupOctets } from '../usbip/scripted-client.ts';
@@ -199,7 +200,7 @@ describe('a device behind a ring, relayed to vhci', function () {
   const threads = { receiverSleeps: () => true, senderSleeps: () => !busy, close: () => {} };
 
   async function attached(ring: RingDevice, vhci: FakeVhci) {
-    const source = new RingSource(ring, 0, threads);
+    const source = new RingSource(ring, 0, { clock: systemClock, threads });
     const link = await source.attach(vhci);
     const kernel = vhci.attached.get(link.port) as FakeKernel;
     const submit = (fields: Parameters<typeof kernel.wire.submit>[0]) => {

@@ -47,12 +47,20 @@ export function scratchFolder(): string {
 export class Urbgate {
   readonly #child: ChildProcess;
   readonly ended: Promise<Ended>;
+  /** Its code or signal, when it has ended; `ended` also waits for what it has said. */
+  readonly exited: Promise<Ended['code']>;
   stdout = '';
   stderr = '';
   #onOutput = () => {};
 
-  constructor(args: readonly string[], environment: Record<string, string> = {}, folder?: string) {
-    const child = spawn(process.execPath, [...FLAGS, MAIN, ...args], {
+  /** Another `main` than the command's is for what is to be tested in a process of its own. */
+  constructor(
+    args: readonly string[],
+    environment: Record<string, string> = {},
+    folder?: string,
+    main = MAIN,
+  ) {
+    const child = spawn(process.execPath, [...FLAGS, main, ...args], {
       stdio: ['ignore', 'pipe', 'pipe'],
       env: { ...process.env, ...environment },
       cwd: folder,
@@ -67,6 +75,9 @@ export class Urbgate {
       this.stderr += text;
       this.#onOutput();
     });
+    this.exited = new Promise((resolve) => {
+      child.once('exit', (code, signal) => resolve(code ?? signal));
+    });
     this.ended = new Promise((resolve) => {
       child.once('close', (code, signal) => {
         running.delete(child);
@@ -77,6 +88,11 @@ export class Urbgate {
 
   get pid(): number {
     return this.#child.pid ?? -1;
+  }
+
+  /** Nobody reads what it logs any more. */
+  stopReading(): void {
+    this.#child.stderr?.pause();
   }
 
   kill(signal: NodeJS.Signals): void {

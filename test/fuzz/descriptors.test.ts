@@ -4,6 +4,7 @@
  */
 import { strict as assert } from 'node:assert';
 import fc from 'fast-check';
+import { systemClock } from '../../src/core/clock.ts';
 import {
   type ConfigurationDescriptor,
   parseConfiguration,
@@ -422,7 +423,14 @@ describe('what devices say, at random', function () {
         (submissions, responses, stallProtocol) => {
           const references = new Array(IDS * SEGMENTS_MAX).fill(1);
           const urbs = new FrontUrbs({ ringPage: page, memory, references, notify: () => {} });
-          const ring = new RingDevice(1, 'high', stallProtocol, urbs);
+          const ring = new RingDevice({
+            port: 1,
+            speed: 'high',
+            stallProtocol,
+            urbs,
+            onGivenUp: () => {},
+            clock: systemClock,
+          });
           const ended = new Map<number, number>();
           const pendings = submissions.map(({ which }, n) => {
             const transfer = transfers[which] as Transfer;

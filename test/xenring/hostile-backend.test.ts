@@ -1,5 +1,6 @@
 /** What a back end that means harm can do to a front end: lose its connection, and nothing else. */
 import { strict as assert } from 'node:assert';
+import { systemClock } from '../../src/core/clock.ts';
 import type { Transfer, TransferResult } from '../../src/core/transfer.ts';
 import { RESTARTS_MAX } from '../../src/stall/retry-queue.ts';
 import { FrontUrbs, IDS } from '../../src/xenring/front-urbs.ts';
@@ -30,7 +31,14 @@ class Hands {
     references: Array.from({ length: IDS * SEGMENTS_MAX }, (_, at) => at),
     notify: () => {},
   });
-  readonly device = new RingDevice(1, 'high', true, this.urbs);
+  readonly device = new RingDevice({
+    port: 1,
+    speed: 'high',
+    stallProtocol: true,
+    urbs: this.urbs,
+    onGivenUp: () => {},
+    clock: systemClock,
+  });
   readonly back = new BackRing(this.page, {
     requestOctets: UrbRequest.octets,
     responseOctets: UrbResponse.octets,

@@ -7,6 +7,7 @@
  */
 import type { Clock } from '../../clock.ts';
 import type { UsbDevice } from '../../device.ts';
+import { disposeOf } from '../../dispose.ts';
 import { UserError } from '../../errors.ts';
 import { type HostBackend, type HostDevice, NotPermitted, type PluggedDevice } from './device.ts';
 import { exportBusId, matches, mayMatch, type Selector } from './selector.ts';
@@ -110,7 +111,7 @@ export class HostDeviceSource<Plugged extends PluggedDevice, Host extends HostDe
     const { found, refusals } = await this.#look();
     for (const { message } of refusals) this.#options.onRefused(message);
     for (const { device, busId } of found) {
-      if (this.#stopped || this.#gone.has(device)) await device.dispose();
+      if (this.#stopped || this.#gone.has(device)) await disposeOf(device);
       else await this.#options.onAdded(device, busId);
     }
   }

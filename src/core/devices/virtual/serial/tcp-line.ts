@@ -31,6 +31,8 @@ export const FROM_PEER_OCTETS_MAX = 64 * 1024;
 export const DIAL_MILLISECONDS_MAX = 10_000;
 /** How long a connection that was hung up may take to deliver its last octets. */
 export const LINGER_MILLISECONDS_MAX = 5_000;
+/** The same when the line is closed for good, and its gateway perhaps with it. */
+export const CLOSE_MILLISECONDS_MAX = 2_000;
 /** Such connections at a time: a host that toggles DTR should not collect sockets. */
 export const LINGERING_MAX = 8;
 
@@ -106,9 +108,13 @@ export class TcpLine implements Line {
 
   async close(): Promise<void> {
     this.#hangUp('idle');
-    await Promise.all(
-      [...this.#lingering].map((socket) => new Promise((resolve) => socket.once('close', resolve))),
-    );
+    const sockets = [...this.#lingering];
+    const closed = sockets.map((socket) => new Promise((resolve) => socket.once('close', resolve)));
+    const cancel = this.#clock.after(CLOSE_MILLISECONDS_MAX, () => {
+      for (const socket of sockets) socket.destroy();
+    });
+    await Promise.all(closed);
+    cancel();
   }
 
   #dial(): void {
