@@ -10,6 +10,7 @@
  */
 import { closeSync } from 'node:fs';
 import type { Socket } from 'node:net';
+import { type Clock, systemClock } from '../core/clock.ts';
 import { Containment } from '../core/containment.ts';
 import { RemoteProtocolError } from '../core/errors.ts';
 import { DEFAULT_LIMITS } from '../core/limits.ts';
@@ -54,6 +55,8 @@ export interface LinkOptions {
   readonly threads?: VhciThreads;
   /** A bug has ended the link. Default: its error goes where exceptions go. */
   readonly onBug?: (error: unknown) => void;
+  /** Another clock is for tests. */
+  readonly clock?: Clock;
 }
 
 export class VhciLink {
@@ -61,6 +64,7 @@ export class VhciLink {
   /** Resolves when both sides are let go. */
   readonly ended: Promise<LinkEnd>;
   readonly #remote: RelayDevice;
+  readonly #clock: Clock;
   readonly #pair: UnixPair;
   readonly #socket: Socket;
   readonly #writer = new ReplyWriter();
@@ -79,6 +83,7 @@ export class VhciLink {
   #looks = 0;
   #end: LinkEnd | null = null;
   #isClosed = false;
+  #cancelGoodbye = () => {};
 
   /**
    * Attaches the device to a port of vhci.
@@ -89,9 +94,10 @@ export class VhciLink {
     remote: RelayDevice,
     endpoints: RemoteEndpoints,
     vhci: Vhci,
-    { wantedPort, threads, onBug }: LinkOptions = {},
+    { wantedPort, threads, onBug, clock = systemClock }: LinkOptions = {},
   ) {
     this.#remote = remote;
+    this.#clock = clock;
     this.#containment = new Containment((error) => {
       this.#end ??= 'lost';
       this.#socket.destroy();
@@ -182,6 +188,7 @@ export class VhciLink {
     return new Promise((resolve) => {
       socket.once('close', async () => {
         this.#isClosed = true;
+        this.#cancelGoodbye();
         closeSync(this.#pair.theirs);
         this.#threads.close();
         await this.#remote.close().catch((error) => this.#containment.bug(error));
@@ -195,7 +202,8 @@ export class VhciLink {
     this.#end = end;
     this.#flush();
     this.#socket.destroySoon();
-    setTimeout(() => this.#socket.destroy(), GOODBYE_MILLISECONDS).unref();
+    if (this.#isClosed) return;
+    this.#cancelGoodbye = this.#clock.after(GOODBYE_MILLISECONDS, () => this.#socket.destroy());
   }
 
   #scheduleFlush(): void {

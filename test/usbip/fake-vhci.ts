@@ -5,6 +5,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import koffi from 'koffi';
 import type { Speed } from '../../src/core/device.ts';
+import { descriptorOf } from '../../src/usbip/sockets.ts';
+import { unreadOctets } from '../../src/usbip/unix-pair.ts';
 import { Vhci } from '../../src/usbip/vhci.ts';
 import { type Reply, Wire } from './scripted-client.ts';
 
@@ -31,6 +33,11 @@ export class FakeKernel {
 
   send(...octets: Uint8Array[]): void {
     for (const one of octets) this.#socket.write(one);
+  }
+
+  /** Octets that wait to be read. */
+  get unread(): number {
+    return unreadOctets(descriptorOf(this.#socket));
   }
 
   /** Reads no replies until `resume`. */

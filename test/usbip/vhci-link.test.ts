@@ -1,5 +1,6 @@
 import { strict as assert } from 'node:assert';
 import { setTimeout as wait } from 'node:timers/promises';
+import type { Clock } from '../../src/core/clock.ts';
 import { sourceSink } from '../../src/core/devices/virtual/source-sink/kind.ts';
 import { VirtualDevice } from '../../src/core/devices/virtual/virtual-device.ts';
 import { Registry } from '../../src/core/registry.ts';
@@ -8,6 +9,7 @@ import { readDescriptors, readEndpoints } from '../../src/usbip/remote-descripto
 import type { RemoteEndpoints } from '../../src/usbip/remote-endpoints.ts';
 import { type ListenAddress, UsbipServer } from '../../src/usbip/server.ts';
 import { VhciLink } from '../../src/usbip/vhci-link.ts';
+import { FakeClock } from '../examples/rig.ts';
 import { type FakeKernel, FakeVhci } from './fake-vhci.ts';
 import { numbered, recorder } from './recorder.ts';
 import { IN, OUT, type Reply, type SubmitReply, setupOctets } from './scripted-client.ts';
@@ -21,6 +23,9 @@ const SHORT_NOT_OK = 1;
 /** More than the socket to the kernel takes, and several that come from it at a time. */
 const READ_OCTETS = 480 * 1024;
 const WRITE_OCTETS = 48 * 1024;
+
+/** With so much unread, a reply of a megabyte is on its way and stuck. */
+const FULL_OCTETS = 64 << 10;
 
 describe('relay between a server and vhci', function () {
   this.timeout(60_000);
@@ -54,10 +59,10 @@ describe('relay between a server and vhci', function () {
     vhci.remove();
   });
 
-  async function attach(stallProtocol: boolean, at = address): Promise<VhciLink> {
+  async function attach(stallProtocol: boolean, at = address, clock?: Clock): Promise<VhciLink> {
     const remote = await importDevice(at, '1-1', { stallProtocol, holdBack: 'all' });
     const endpoints = await readEndpoints(remote, await readDescriptors(remote));
-    link = new VhciLink(remote, endpoints, vhci, { threads });
+    link = new VhciLink(remote, endpoints, vhci, { threads, ...(clock && { clock }) });
     kernel = vhci.attached.get(link.port) as FakeKernel;
     assert.equal((await control(setupOctets(0, 9, 1))).status, 0);
     return link;
@@ -271,6 +276,25 @@ describe('relay between a server and vhci', function () {
       assert(Buffer.concat(written).equals(all), 'other data was written');
     });
   }
+
+  it('lets go of the device when vhci reads nothing any more', async () => {
+    await registry.remove('1-1');
+    registry.add(new VirtualDevice(sourceSink.define({} as never)), 'source-sink', '1-1');
+    const clock = new FakeClock();
+    const attached = await attach(true, address, clock);
+    kernel.pause();
+    for (let n = 0; n < DEPTH; n++) {
+      const seqnum = kernel.wire.nextSeqnum();
+      kernel.send(kernel.wire.submit({ seqnum, direction: IN, endpoint: 1, octets: 1 << 20 }));
+    }
+    while (kernel.unread < FULL_OCTETS) await wait(1);
+    const released = new Promise((resolve) => registry.once('released', resolve));
+    const closed = attached.close();
+    clock.advance(10_000);
+    await closed;
+    await released;
+    assert.equal(clock.timers, 0);
+  });
 
   it('lets go of the device when vhci does', async () => {
     const attached = await attach(true);

@@ -8,6 +8,7 @@ import {
   type SerialState,
 } from '../../../../../src/core/devices/virtual/serial/serial.ts';
 import {
+  CLOSE_MILLISECONDS_MAX,
   LINGER_MILLISECONDS_MAX,
   LINGERING_MAX,
   TcpLine,
@@ -119,9 +120,15 @@ describe('serial over TCP', () => {
     const line = new TcpLine({ host: '127.0.0.1', port }, nobody, clock);
     assert.equal(line.give(Buffer.alloc(TO_PEER_OCTETS_MAX + 1)), TO_PEER_OCTETS_MAX);
     assert.equal(line.give(Buffer.alloc(1)), 0);
+    line.drop();
+    clock.advance(CLOSE_MILLISECONDS_MAX);
+    assert.equal(line.lingeringCount, 1);
+    clock.advance(LINGER_MILLISECONDS_MAX - CLOSE_MILLISECONDS_MAX);
+    while (line.lingeringCount > 0) await new Promise((resolve) => setImmediate(resolve));
+    line.raise();
     const closed = line.close();
     assert.equal(line.lingeringCount, 1);
-    clock.advance(LINGER_MILLISECONDS_MAX);
+    clock.advance(CLOSE_MILLISECONDS_MAX);
     await closed;
     assert.deepEqual([line.lingeringCount, clock.timers], [0, 0]);
   });
