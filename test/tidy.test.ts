@@ -15,7 +15,8 @@ const TOO_LONG: readonly string[] = [
 /** Files that take octets, events and `now`, and do no I/O. */
 const PURE: readonly RegExp[] = [
   /^src\/stall\//,
-  /^src\/core\/(urb|layout|descriptors|session|limits|device|errors|control-effect)\.ts$/,
+  /^src\/core\/(answer-watch|transfer-within)\.ts$/,
+  /^src\/core\/(urb|layout|descriptors|session|limits|device|errors|control-effect|within)\.ts$/,
   /^src\/usbip\/(framer|submit|reply-writer|operations|urb-phase|connection|protocol|status)\.ts$/,
   /^src\/usbip\/(buffer-pool|admission|client-memory|lifetime)\.ts$/,
   /^src\/core\/(peer-log|memory-budget)\.ts$/,

@@ -36,7 +36,9 @@ interface ServeOptions {
 
 export function serveCommand(): Command {
   return new Command('serve')
-    .description('export USB devices to USB/IP clients until SIGINT or SIGTERM')
+    .description(
+      'export USB devices to USB/IP clients until SIGINT or SIGTERM (a second one ends it at once)',
+    )
     .option(
       '--listen <address>',
       `HOST[:PORT] or [IPV6][:PORT], port 0 for a free one; repeatable (default: ${LISTEN_DEFAULT}:3240)`,

@@ -22,7 +22,7 @@ import {
 import { isProcess, SUPERVISOR_RESULTS } from './control-results.ts';
 
 const SUPERVISOR: Peer = { name: 'supervisor', advice: 'urbgate attach starts it' };
-/** An attach may try an import twice, and look at several devices for a serial number. */
+/** An attach may look at several devices for a serial number, import one and read its descriptors. */
 const ANSWER_MILLISECONDS = 50_000;
 const START_MILLISECONDS = 30_000;
 const PROBE_MILLISECONDS = 2_000;

@@ -1,6 +1,6 @@
 /** What is attached, and how it is let go of, in time that passes when the test says so. */
 import { strict as assert } from 'node:assert';
-import { createLog } from '../../src/cli/log.ts';
+import { createLog, peerLines } from '../../src/cli/log.ts';
 import { Supervised } from '../../src/cli/supervised.ts';
 import { Tries } from '../../src/cli/tries.ts';
 import { UserError } from '../../src/core/errors.ts';
@@ -26,7 +26,7 @@ describe('attachment', () => {
       wait: false,
       persist: false,
       text: 'host/1-1',
-      log: log(),
+      lines: peerLines(log()),
       clock,
       connect: async () => {},
       letGo,
@@ -76,7 +76,7 @@ describe('attachment', () => {
         },
       };
       const options = { id: 'a1', text: '', wait: false, persist: false, wantedPort: 0 };
-      const one = new Supervised({ ...options, source, vhci, log: log(), clock });
+      const one = new Supervised({ ...options, source, vhci, lines: peerLines(log()), clock });
       for (let passed = 0; passed < 4_000; passed += 50) {
         clock.advance(50);
         await turns();
