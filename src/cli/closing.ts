@@ -8,7 +8,7 @@ import type { Log } from './log.ts';
 import type { Openings } from './openings.ts';
 
 /** For clients and guests to receive what is left. Then their devices are taken from them. */
-const GOODBYE_MILLISECONDS = 2_500;
+const GOODBYE_MILLISECONDS = 2_250;
 
 /** For a device to let go in an orderly way; clients had their time before. */
 const ORDERLY_MILLISECONDS = 500;

@@ -7,7 +7,7 @@ import type { Source } from './schemes.ts';
 /** To find hardware, or another server's device, and to take it. */
 export const OPEN_MILLISECONDS = 40_000;
 /** For what is coming about when the gateway closes. */
-const CLOSE_MILLISECONDS = 1_000;
+const CLOSE_MILLISECONDS = 500;
 
 export class Openings {
   readonly #clock: Clock;

@@ -58,7 +58,7 @@ export interface FrontEndOptions {
    */
   readonly holdBack?: 'short-not-ok' | 'all';
   /** Watches over unlinks that the server has not answered. */
-  readonly unlinks?: AnswerWatch<Pending>;
+  readonly unlinks: AnswerWatch<Pending>;
   /** A command was written: there are so many to `take`. */
   readonly onOutput: (commands: number) => void;
 }
@@ -138,7 +138,7 @@ export class FrontEnd implements FrameHandler {
   lost(): void {
     if (this.#lost) return;
     this.#lost = true;
-    this.#options.unlinks?.end();
+    this.#options.unlinks.end();
     this.#pendings.clear();
     this.#queues.lost();
     this.#carryOut();
@@ -240,7 +240,7 @@ export class FrontEnd implements FrameHandler {
 
   #replied(pending: Pending, result: TransferResult): void {
     pending.result = result;
-    this.#options.unlinks?.answered(pending);
+    this.#options.unlinks.answered(pending);
     const reply = replyOf(result, this.#options.stallProtocol);
     replied(pending.queue, pending, reply, this.#actions);
     this.#carryOut();
@@ -291,7 +291,7 @@ export class FrontEnd implements FrameHandler {
   }
 
   #sendUnlink(pending: Pending): void {
-    this.#options.unlinks?.asked(pending);
+    this.#options.unlinks.asked(pending);
     this.#writer.unlink(this.#pendings.addUnlink(pending), pending.seqnum);
     this.#options.onOutput(this.#writer.count);
   }

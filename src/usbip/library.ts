@@ -82,7 +82,10 @@ export async function serve(
   const address = await server.listen({ host, port });
   const close = async () => {
     await server.close();
-    for (const { busId } of registry.list()) await registry.remove(busId);
+    // One that does not let go is no reason to keep the others.
+    const removals = registry.list().map(({ busId }) => registry.remove(busId));
+    await Promise.allSettled(removals);
+    await Promise.all(removals);
   };
   return { address, registry, close };
 }
