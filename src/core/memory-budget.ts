@@ -27,36 +27,38 @@ export class MemoryBudget {
 
   /** For a new holder. */
   account(): MemoryAccount {
-    return new MemoryAccount(this, (bytes) => {
-      this.#heldBytes += bytes;
-      assert(this.#heldBytes >= 0, 'Cannot hold less than no memory');
-    });
+    return new MemoryAccount(this);
+  }
+
+  /** For accounts. */
+  changeHeld(bytes: number): void {
+    this.#heldBytes += bytes;
+    assert(this.#heldBytes >= 0, 'Cannot hold less than no memory');
   }
 }
 
 export class MemoryAccount {
   readonly #budget: MemoryBudget;
-  readonly #add: (bytes: number) => void;
   #notedBytes = 0;
 
   /** Use `MemoryBudget.account`. */
-  constructor(budget: MemoryBudget, add: (bytes: number) => void) {
+  constructor(budget: MemoryBudget) {
     this.#budget = budget;
-    this.#add = add;
   }
 
   /** Whether a holder of `heldBytes` may have `moreBytes`. */
   admits(heldBytes: number, moreBytes: number): boolean {
-    const { bytesMax, guaranteedBytes, heldBytes: allBytes } = this.#budget;
+    const budget = this.#budget;
     const wantedBytes = heldBytes + moreBytes;
-    if (wantedBytes <= guaranteedBytes) return true;
-    const othersBytes = allBytes - this.#notedBytes;
-    return wantedBytes <= bytesMax - othersBytes - wantedBytes;
+    if (wantedBytes <= budget.guaranteedBytes) return true;
+    const othersBytes = budget.heldBytes - this.#notedBytes;
+    return wantedBytes <= budget.bytesMax - othersBytes - wantedBytes;
   }
 
   /** The holder has so much now; others are asked by that. */
   note(heldBytes: number): void {
-    this.#add(heldBytes - this.#notedBytes);
+    if (heldBytes === this.#notedBytes) return;
+    this.#budget.changeHeld(heldBytes - this.#notedBytes);
     this.#notedBytes = heldBytes;
   }
 }
