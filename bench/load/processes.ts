@@ -323,6 +323,34 @@ async function startAnswerer<Question, Answer>(
   return { pid, ask, stop: () => stop(child) };
 }
 
+/** An attacker of attacker.ts. */
+export interface Attacker {
+  readonly hasEnded: boolean;
+  stop(): Promise<void>;
+}
+
+/**
+ * Starts an attacker; see attacker.ts for its options. Resolves when it has begun.
+ *
+ * @throws {Error} if it ends before.
+ */
+export function startAttacker(args: string[]): Promise<Attacker> {
+  const script = join(import.meta.dirname, `attacker${extname(import.meta.filename)}`);
+  const flags = extname(script) === '.ts' ? process.execArgv : [];
+  const command = [...flags, script, ...args];
+  const child = track(spawn(process.execPath, command, { stdio: ['pipe', 'pipe', 'inherit'] }));
+  const attacker = {
+    get hasEnded(): boolean {
+      return child.exitCode !== null || child.signalCode !== null;
+    },
+    stop: () => stop(child),
+  };
+  return new Promise((resolve, reject) => {
+    child.stdout?.once('data', () => resolve(attacker));
+    child.once('exit', () => reject(new Error(`Cannot go on: attacker ${args.join(' ')} ended`)));
+  });
+}
+
 /** Resident set of a process in KiB, now (VmRSS) and at its highest (VmHWM). */
 export function residentKibibytes(pid: number): { now: number; peak: number } {
   const status = readFileSync(`/proc/${pid}/status`, 'latin1');
