@@ -58,6 +58,7 @@ export class EndpointSlot {
       several ? FLIGHT_MAX[device.queueModel][type] : 1,
       STOPS_ON[type],
       recovery,
+      (urb) => urb.place,
       (urb) => device.mustNotBeOvertaken?.(urb) ?? false,
     );
   }

@@ -11,7 +11,13 @@ import { ENDPOINT_PLACES, placeOf } from './endpoint-place.ts';
 import { STOPS_ON } from './stops-on.ts';
 import type { Transfer } from './transfer.ts';
 
-export class RetryQueues<T> {
+/** What the queues need to know of a transfer. */
+export interface Ordered {
+  /** How many transfers of the device were submitted before. */
+  readonly order: number;
+}
+
+export class RetryQueues<T extends Ordered> {
   readonly #server: Server;
   readonly #actions: RetryActions<T>;
   readonly #queues: (RetryQueue<T> | undefined)[] = new Array(ENDPOINT_PLACES).fill(undefined);
@@ -28,7 +34,7 @@ export class RetryQueues<T> {
     const stopsOn = STOPS_ON[type];
     // Another alternate setting may have another kind of endpoint there.
     if (queue !== undefined && (queue.stopsOn === stopsOn || !isIdle(queue))) return queue;
-    const fresh = retryQueue<T>(stopsOn, this.#server);
+    const fresh = retryQueue<T>(stopsOn, this.#server, ({ order }) => order);
     if (this.#isLost) connectionLost(fresh, this.#actions);
     this.#queues[index] = fresh;
     return fresh;

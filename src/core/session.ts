@@ -37,6 +37,7 @@ import { FailedSession } from './failed-session.ts';
 import { LET_GO_MILLISECONDS } from './limits.ts';
 import { timedRecovery } from './recovery.ts';
 import { type RunningClock, runningTime } from './running-time.ts';
+import { TurnBudget } from './turn-budget.ts';
 import type { Urb, UrbStatus } from './urb.ts';
 import { UrbTable } from './urb-table.ts';
 import { within } from './within.ts';
@@ -64,6 +65,8 @@ export interface SessionOptions {
   /** How the client's handlers are waited for after an error; see `Recovery`. */
   readonly recovery?: Recovery;
   readonly clock?: Clock;
+  /** What its work counts in; default: one of its own. */
+  readonly budget?: TurnBudget;
 }
 
 type State = 'open' | 'removed' | 'closing' | 'closed';
@@ -82,6 +85,9 @@ export class DeviceSession implements DeviceHost {
   /** All that clients, devices and timers call runs in here. */
   readonly #containment = new Containment((error) => this.#fail(error));
   #carryingOut = false;
+  readonly #budget: TurnBudget;
+  /** Actions wait for the next turn. */
+  #awaitsTurn = false;
   #state: State = 'open';
   /** The client is to be told that the device has gone, when it has all its URBs. */
   #untold = false;
@@ -101,6 +107,7 @@ export class DeviceSession implements DeviceHost {
     this.#client = client;
     const { recovery = timedRecovery() } = options;
     this.#clock = runningTime(this.#containment.clock(options.clock ?? systemClock));
+    this.#budget = options.budget ?? new TurnBudget();
     const onDeadline = (slot: EndpointSlot) => this.#elapsed(slot);
     const hasReport = (mark: number) => client.evidence?.(mark) !== 'sent-before-report';
     this.#slotOptions = { device, recovery, clock: this.#clock, hasReport, onDeadline };
@@ -365,11 +372,16 @@ export class DeviceSession implements DeviceHost {
     this.#carryOut();
   }
 
+  /**
+   * Works off the actions; what is more than one turn's work is left for the next one. Nothing depends on
+   * when an action is carried out, only on their order.
+   */
   #carryOut(): void {
     if (this.#carryingOut) return;
     this.#carryingOut = true;
+    this.#budget.beginEvent();
     const actions = this.#actions;
-    for (let kind = actions.next(); kind !== undefined; kind = actions.next()) {
+    for (let kind = actions.next(); kind !== undefined; kind = this.#next()) {
       if (this.hasFailed) break;
       const urb = actions.subject;
       switch (kind) {
@@ -403,10 +415,24 @@ export class DeviceSession implements DeviceHost {
     }
   }
 
+  #turn(): void {
+    this.#awaitsTurn = false;
+    this.#carryOut();
+  }
+
+  #next(): ActionKind | undefined {
+    const actions = this.#actions;
+    if (!this.#budget.isSpent || actions.isEmpty) return actions.next();
+    if (!this.#awaitsTurn) this.#clock.after(0, () => this.#turn());
+    this.#awaitsTurn = true;
+    return undefined;
+  }
+
   #giveBack(urb: Urb, status: UrbStatus): void {
     const known = this.#outstanding.delete(urb);
     assert(known, 'Cannot give back a URB: it was given back before');
     urb.outstanding = false;
+    this.#budget.spend(1 + (urb.packets?.length ?? 0), urb.actualOctets);
     const unasked = this.#state !== 'open' && status === 'unlinked';
     urb.status = unasked ? 'shutdown' : status;
     if (status !== 'ok') this.errorCount++;

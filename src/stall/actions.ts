@@ -15,6 +15,10 @@ export class Actions<T, Kind> {
     this.#subjects[this.#filled++] = subject;
   }
 
+  get isEmpty(): boolean {
+    return this.#taken === this.#filled;
+  }
+
   /** The next action's kind, or undefined when all are done. Follow with `subject`. */
   next(): Kind | undefined {
     if (this.#taken === this.#filled) {

@@ -8,8 +8,11 @@ import type { Fifo } from './fifo.ts';
 /** Stands where a transfer was unlinked. */
 export class Barrier {
   readonly until: number;
-  constructor(until: number) {
+  /** Its number among those that wait. */
+  readonly order: number;
+  constructor(until: number, order: number) {
     this.until = until;
+    this.order = order;
   }
 }
 
@@ -17,22 +20,53 @@ export interface Line<T> {
   readonly waiting: Fifo<T | Barrier>;
   /** How many of `waiting` are barriers. */
   barriers: number;
+  /** Those of them that `lowerBarriers` has not seen, and perhaps others. */
+  readonly fresh: Set<Barrier>;
 }
 
-/** A barrier beside another replaces it: no client can pile them up. */
+/**
+ * In the place of a transfer. A barrier beside another replaces it: no client can pile them up.
+ */
 export function putBarrier<T>(line: Line<T>, place: number, until: number): void {
   const { waiting } = line;
-  const barrier = new Barrier(until);
-  const neighbour = [place - 1, place].find((at) => at >= 0 && waiting.at(at) instanceof Barrier);
-  if (neighbour === undefined) {
-    waiting.insert(place, barrier);
-    line.barriers++;
+  const before = waiting.before(place);
+  const behind = waiting.behind(place);
+  const isBefore = before >= waiting.start && waiting.at(before) instanceof Barrier;
+  const isBehind = behind < waiting.end && waiting.at(behind) instanceof Barrier;
+  if (isBefore && isBehind) removeBarrier(line, behind); // it stood between two
+  if (isBefore || isBehind) {
+    waiting.remove(place);
+    renewBarrier(line, isBefore ? before : behind, until);
     return;
   }
-  waiting.set(neighbour, barrier);
-  if (neighbour === place || !(waiting.at(place) instanceof Barrier)) return;
-  waiting.remove(place); // the one that was unlinked stood between two
-  line.barriers--;
+  const barrier = new Barrier(until, waiting.orderAt(place));
+  waiting.set(place, barrier);
+  addBarrier(line, barrier);
+}
+
+/** Behind all that wait; `order` is the number of what went before, if none waits. */
+export function putBarrierLast<T>(line: Line<T>, order: number, until: number): void {
+  const { waiting } = line;
+  if (waiting.last instanceof Barrier) {
+    renewBarrier(line, waiting.end - 1, until);
+    return;
+  }
+  const last = waiting.length === 0 ? order : waiting.orderAt(waiting.end - 1);
+  const barrier = new Barrier(until, last + 0.5);
+  waiting.push(barrier);
+  addBarrier(line, barrier);
+}
+
+/** Before all that wait; `order` is the number of what went before them. */
+export function putBarrierFirst<T>(line: Line<T>, order: number, until: number): void {
+  const { waiting } = line;
+  if (waiting.first instanceof Barrier) {
+    renewBarrier(line, waiting.start, until);
+    return;
+  }
+  const barrier = new Barrier(until, order + 0.5);
+  waiting.insert(barrier);
+  addBarrier(line, barrier);
 }
 
 /** Takes the barriers at the head away; returns until when they stood, or -Infinity. */
@@ -40,29 +74,57 @@ export function takeBarriers<T>(line: Line<T>): number {
   let until = Number.NEGATIVE_INFINITY;
   for (let head = line.waiting.first; head instanceof Barrier; head = line.waiting.first) {
     until = Math.max(until, head.until);
-    line.waiting.shift();
-    line.barriers--;
+    removeBarrier(line, line.waiting.start);
   }
   return until;
 }
 
 /** Takes all barriers away; returns until when they stood, or -Infinity. */
 export function dropBarriers<T>(line: Line<T>): number {
+  const { waiting } = line;
   let until = Number.NEGATIVE_INFINITY;
-  for (let at = line.waiting.length - 1; line.barriers > 0; at--) {
-    const one = line.waiting.at(at);
-    if (!(one instanceof Barrier)) continue;
-    until = Math.max(until, one.until);
-    line.waiting.remove(at);
-    line.barriers--;
+  let at = waiting.end - 1;
+  while (line.barriers > 0) {
+    const before = waiting.before(at);
+    const one = waiting.at(at);
+    if (one instanceof Barrier) {
+      until = Math.max(until, one.until);
+      removeBarrier(line, at);
+    }
+    at = before;
   }
   return until;
 }
 
-/** No barrier is to stand longer than `until`. */
-export function lowerBarriers<T>({ waiting }: Line<T>, until: number): void {
-  for (let at = 0; at < waiting.length; at++) {
-    const one = waiting.at(at);
-    if (one instanceof Barrier && one.until > until) waiting.set(at, new Barrier(until));
+/**
+ * No barrier is to stand longer than `until`, which rises from call to call: only those that came since
+ * the last one have to be looked at.
+ */
+export function lowerBarriers<T>(line: Line<T>, until: number): void {
+  const { waiting, fresh } = line;
+  for (const one of fresh) {
+    const place = waiting.find(one);
+    if (place !== undefined && one.until > until) waiting.set(place, new Barrier(until, one.order));
   }
+  fresh.clear();
+}
+
+function addBarrier<T>(line: Line<T>, barrier: Barrier): void {
+  line.barriers++;
+  line.fresh.add(barrier);
+}
+
+function removeBarrier<T>(line: Line<T>, place: number): void {
+  line.fresh.delete(line.waiting.at(place) as Barrier);
+  line.waiting.remove(place);
+  line.barriers--;
+}
+
+/** The one at a place stands until another time now. */
+function renewBarrier<T>(line: Line<T>, place: number, until: number): void {
+  const { waiting, fresh } = line;
+  const barrier = new Barrier(until, waiting.orderAt(place));
+  fresh.delete(waiting.at(place) as Barrier);
+  fresh.add(barrier);
+  waiting.set(place, barrier);
 }

@@ -37,6 +37,8 @@ import {
   type Line,
   lowerBarriers,
   putBarrier,
+  putBarrierFirst,
+  putBarrierLast,
   takeBarriers,
 } from './barriers.ts';
 import {
@@ -95,6 +97,8 @@ export type ActionKind = 'start' | 'cancel' | 'giveBack' | 'giveBackUnlinked' | 
 export type QueueActions<T> = Actions<T, ActionKind>;
 
 export interface EndpointQueue<T> extends Line<T> {
+  /** A transfer's number: whole ones, which rise with each submission. */
+  readonly orderOf: (transfer: T) => number;
   /** How many transfers the device may have at a time. */
   readonly flightMax: number;
   /** While such a transfer is at the device, none may be behind it. */
@@ -109,8 +113,6 @@ export interface EndpointQueue<T> extends Line<T> {
   readonly asked: T[];
   /** The end of the flight that is being taken back, because one in it was unlinked. */
   readonly cut: T[];
-  /** What was asked back when the queue stopped, or the flight was cut, in order. */
-  cancelled: readonly T[];
   /** Completed while stopping or settling; to be reported. */
   readonly ended: T[];
   /** The stop was caused by an error, so that its report has to settle. */
@@ -123,25 +125,35 @@ export function endpointQueue<T>(
   flightMax: number,
   stopsOn: StopsOn,
   recovery: Recovery,
+  orderOf: (transfer: T) => number,
   blocks: (transfer: T) => boolean = () => false,
 ): EndpointQueue<T> {
   return {
+    orderOf,
     flightMax,
     blocks,
     stopsOn: recovery.kind === 'none' ? 'nothing' : stopsOn,
     returns: recovery.kind === 'return',
     fence: fence(recovery),
     phase: 'running',
-    waiting: new Fifo(),
+    waiting: waitingLine(orderOf),
     barriers: 0,
+    fresh: new Set(),
     flight: [],
     asked: [],
     cut: [],
-    cancelled: [],
     ended: [],
     failed: false,
     returning: false,
   };
+}
+
+/** For `waiting`. */
+export function waitingLine<T>(
+  orderOf: (transfer: T) => number,
+  elements: Iterable<T | Barrier> = [],
+): Fifo<T | Barrier> {
+  return new Fifo((one) => (one instanceof Barrier ? one.order : orderOf(one)), elements);
 }
 
 /** When `elapsed` is wanted; Infinity for never. */
@@ -183,6 +195,8 @@ export function submitted<T>(
   else if (queue.phase === 'holding') {
     if (arrivedInHold(queue.fence, queue.waiting.length, evidence, now)) {
       resume(queue, now, actions);
+    } else {
+      markHeld(queue);
     }
   }
 }
@@ -217,7 +231,7 @@ export function completed<T>(
 /** One that was asked back has come. */
 function takeBack<T>(queue: EndpointQueue<T>, transfer: T, outcome: Outcome, asked: boolean): void {
   if (outcome === 'unlinked' && !asked) {
-    waitAgain(queue, transfer); // cancelled by the queue, untouched by the device
+    queue.waiting.insert(transfer); // cancelled by the queue, untouched by the device
   } else {
     if (stops(queue, outcome) && outcome !== 'unlinked') queue.failed = true;
     queue.ended.push(transfer);
@@ -241,12 +255,19 @@ export function unlinked<T>(
     else cutOff(queue, ahead, actions);
     return;
   }
-  const place = queue.waiting.indexOf(transfer);
-  if (place < 0) return; // it has ended, and its give-back is held or among the actions
-  queue.waiting.remove(place);
+  const { waiting } = queue;
+  const place = waiting.find(transfer);
+  if (place === undefined) return; // it has ended, and its give-back is held or among the actions
   actions.add('giveBackUnlinked', transfer);
+  if (putsBarrier(queue)) {
+    putBarrier(queue, place, barrierUntil(queue, now));
+    return;
+  }
+  const isHeld = waiting.isMarked(place);
+  waiting.remove(place);
   if (queue.stopsOn === 'nothing') return;
-  behindUnlinked(queue, place, now, actions);
+  if (queue.returns) returnFrom(queue, place, actions);
+  else unlinkedWhileHeld(queue, isHeld, now, actions);
 }
 
 /**
@@ -256,31 +277,48 @@ export function unlinked<T>(
 export function overtaken<T>(queue: EndpointQueue<T>, now: number, actions: QueueActions<T>): void {
   if (queue.stopsOn === 'nothing') return;
   const { waiting, flight } = queue;
-  const idle = queue.phase === 'running' && waiting.length + flight.length === 0;
-  if (idle && !queue.returns) {
+  if (queue.returns) {
+    returnFrom(queue, waiting.end, actions);
+  } else if (queue.phase === 'running' && waiting.length + flight.length === 0) {
     enter(queue, 'holding');
     beginHold(queue.fence, 0, now);
+    waiting.mark();
+  } else if (putsBarrier(queue)) {
+    putBarrierLast(queue, lastInFlight(queue), barrierUntil(queue, now));
   } else {
-    behindUnlinked(queue, waiting.length, now, actions);
+    unlinkedWhileHeld(queue, false, now, actions);
   }
 }
 
-/** One was unlinked from `place` before it started. */
-function behindUnlinked<T>(
+/** Whether what is unlinked now leaves a barrier. While a flight is cut, one will stand before all of it. */
+function putsBarrier<T>({ phase, cut, returns, stopsOn }: EndpointQueue<T>): boolean {
+  return phase === 'running' && cut.length === 0 && !returns && stopsOn !== 'nothing';
+}
+
+function barrierUntil<T>({ fence }: EndpointQueue<T>, now: number): number {
+  return now + (fence.times?.holdMilliseconds ?? 0);
+}
+
+/** The number of the last that the device has; less than all others if it has none. */
+function lastInFlight<T>({ flight, orderOf }: EndpointQueue<T>): number {
+  return flight.length === 0 ? Number.NEGATIVE_INFINITY : orderOf(flight[flight.length - 1] as T);
+}
+
+/** One that waited was unlinked; `isHeld`: the hold, if there is one, was about it. */
+function unlinkedWhileHeld<T>(
   queue: EndpointQueue<T>,
-  place: number,
+  isHeld: boolean,
   now: number,
   actions: QueueActions<T>,
 ): void {
-  const { times } = queue.fence;
-  if (queue.returns) {
-    returnFrom(queue, place, actions);
-  } else if (queue.phase === 'running') {
-    if (queue.cut.length > 0) return; // there will be a barrier before all of it
-    putBarrier(queue, place, now + (times?.holdMilliseconds ?? 0));
-  } else if (queue.phase === 'holding') {
-    if (unlinkedInHold(queue.fence, place, queue.waiting.length, now)) resume(queue, now, actions);
-  }
+  if (queue.phase !== 'holding') return;
+  if (unlinkedInHold(queue.fence, isHeld, queue.waiting.length, now)) resume(queue, now, actions);
+  else markHeld(queue);
+}
+
+/** The hold is about what is marked. It gets longer at the end of the line only. */
+function markHeld<T>({ fence, waiting }: EndpointQueue<T>): void {
+  if (fence.held === waiting.length) waiting.mark();
 }
 
 /** The host has made the endpoint start afresh: clear-halt, a new setting, a reset. */
@@ -367,29 +405,16 @@ function cutOffBack<T>(
   }
   if (queue.cut.length > 0) return;
   for (const ended of queue.ended.splice(0)) actions.add('giveBack', ended);
-  behindUnlinked(queue, 0, now, actions);
+  if (queue.returns) returnFrom(queue, queue.waiting.start, actions);
+  else putBarrierFirst(queue, lastInFlight(queue), barrierUntil(queue, now));
   advance(queue, now, actions);
 }
 
 /** Asks the device for the flight from `place` on, newest first; not twice. */
 function cancelFrom<T>(queue: EndpointQueue<T>, place: number, actions: QueueActions<T>): void {
   const { flight, cut } = queue;
-  const before = cut.length > 0 ? queue.cancelled : [];
   const more = flight.slice(place).filter((one) => !cut.includes(one));
-  queue.cancelled = [...more, ...before];
   for (const one of more.reverse()) actions.add('cancel', one);
-}
-
-/** Puts a transfer that was in flight back at the head of `waiting`, in its old order. */
-function waitAgain<T>(queue: EndpointQueue<T>, transfer: T): void {
-  const { cancelled, waiting } = queue;
-  const behind = cancelled.slice(cancelled.indexOf(transfer) + 1);
-  let place = 0;
-  while (place < waiting.length && cancelled.includes(waiting.at(place) as T)) {
-    if (behind.includes(waiting.at(place) as T)) break;
-    place++;
-  }
-  waiting.insert(place, transfer);
 }
 
 /** Nothing is at the device any more. */
@@ -404,12 +429,13 @@ function report<T>(queue: EndpointQueue<T>, now: number, actions: QueueActions<T
   queue.failed = false;
   if (queue.returns) {
     enter(queue, 'running');
-    returnFrom(queue, 0, actions);
+    returnFrom(queue, queue.waiting.start, actions);
     return;
   }
   dropBarriers(queue);
   enter(queue, 'holding');
   beginHold(queue.fence, queue.waiting.length, now);
+  queue.waiting.mark();
 }
 
 /** Recovery 'return': what stands at `place` or behind goes back, and so does what arrives. */
@@ -455,6 +481,7 @@ function passBarrier<T>(queue: EndpointQueue<T>, now: number): boolean {
   const last = Math.max(until, dropBarriers(queue));
   enter(queue, 'holding');
   holdUntil(queue.fence, queue.waiting.length, last);
+  queue.waiting.mark();
   return false;
 }
 

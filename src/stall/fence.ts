@@ -173,12 +173,17 @@ function firstArrival(fence: Fence, evidence: Evidence, now: number): boolean {
   return false;
 }
 
-/** One was unlinked at `place` while holding; `waiting` are left. */
-export function unlinkedInHold(fence: Fence, place: number, waiting: number, now: number): boolean {
+/** One was unlinked while holding, which the hold was about or not; `waiting` are left. */
+export function unlinkedInHold(
+  fence: Fence,
+  isHeld: boolean,
+  waiting: number,
+  now: number,
+): boolean {
   const { holdMilliseconds, arrivalMilliseconds } = fence.times as HoldRecovery;
   fence.unanswered = false;
   fence.patience = holdMilliseconds;
-  if (place >= fence.held) {
+  if (!isHeld) {
     fence.deadline = Math.max(fence.deadline, now + arrivalMilliseconds);
     return false;
   }

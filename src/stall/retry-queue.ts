@@ -60,6 +60,8 @@ export type Reply = Outcome | 'returned';
 export const RESTARTS_MAX = 8;
 
 export interface RetryQueue<T> {
+  /** A transfer's number: whole ones, which rise with each submission. */
+  readonly orderOf: (transfer: T) => number;
   readonly stopsOn: StopsOn;
   readonly server: Server;
   phase: RetryPhase;
@@ -99,15 +101,20 @@ export type RetryActionKind =
 
 export type RetryActions<T> = Actions<T, RetryActionKind>;
 
-export function retryQueue<T>(stopsOn: StopsOn, server: Server): RetryQueue<T> {
+export function retryQueue<T>(
+  stopsOn: StopsOn,
+  server: Server,
+  orderOf: (transfer: T) => number,
+): RetryQueue<T> {
   return {
+    orderOf,
     stopsOn,
     server,
     phase: 'running',
-    sent: new Fifo(),
+    sent: new Fifo(orderOf),
     returned: new Set(),
     asked: new Set(),
-    waiting: new Fifo(),
+    waiting: new Fifo(orderOf),
     guarded: new Set(),
     handling: 0,
     restarts: 0,
@@ -142,15 +149,15 @@ export function submitted<T>(
 
 /** The driver wants a transfer back that it has not got back yet. */
 export function unlinked<T>(queue: RetryQueue<T>, transfer: T, actions: RetryActions<T>): void {
-  const place = queue.waiting.indexOf(transfer);
-  if (place >= 0) {
+  const place = queue.waiting.find(transfer);
+  if (place !== undefined) {
     queue.waiting.remove(place);
     giveBack(queue, transfer, 'giveBackUnlinked', actions);
     stop(queue);
   } else if (queue.returned.delete(transfer)) {
     remove(queue.sent, transfer);
     giveBack(queue, transfer, 'giveBackUnlinked', actions);
-  } else if (queue.sent.includes(transfer) && !queue.asked.has(transfer)) {
+  } else if (queue.sent.find(transfer) !== undefined && !queue.asked.has(transfer)) {
     queue.asked.add(transfer);
     actions.add('sendUnlink', transfer);
     // The stall protocol's server stops by itself, if the unlink comes in time.
@@ -275,7 +282,7 @@ function retryIfQuiet<T>(queue: RetryQueue<T>, actions: RetryActions<T>): void {
 }
 
 function takeAll<T>({ sent, waiting }: RetryQueue<T>): T[] {
-  return [...sent.cut(0), ...waiting.cut(0)];
+  return [...sent.cut(sent.start), ...waiting.cut(waiting.start)];
 }
 
 /** Old servers: sends up to the next guarded transfer. */
@@ -290,11 +297,13 @@ function advance<T>(queue: RetryQueue<T>, actions: RetryActions<T>): void {
 /** Old servers: the last that was sent must not be overtaken. */
 function isBlocked<T>(queue: RetryQueue<T>): boolean {
   if (queue.guarded.size === 0 || queue.sent.length === 0) return false;
-  return queue.guarded.has(queue.sent.at(queue.sent.length - 1) as T);
+  return queue.guarded.has(queue.sent.last as T);
 }
 
 function remove<E>(list: Fifo<E>, element: E): void {
-  const place = list.indexOf(element);
-  if (place < 0) throw new Error('Cannot take a transfer from its queue: it is not there');
+  const place = list.find(element);
+  if (place === undefined) {
+    throw new Error('Cannot take a transfer from its queue: it is not there');
+  }
   list.remove(place);
 }

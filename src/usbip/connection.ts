@@ -9,13 +9,17 @@
  * `receive` takes what arrives and throws `RemoteProtocolError` when the client broke the protocol;
  * `takeOutput` returns what there is to send. Replies also appear between two calls, when a device
  * ends a URB on its own time; `onOutput` says so.
+ *
+ * What is more than one turn's work of what `receive` got is kept (`isBehind`) until `goOn`.
  */
+import { assert } from '../core/assert.ts';
 import { systemClock } from '../core/clock.ts';
 import type { Containment } from '../core/containment.ts';
 import type { SessionLimits } from '../core/limits.ts';
 import type { MemoryBudget } from '../core/memory-budget.ts';
 import type { Claim, Registry } from '../core/registry.ts';
 import type { SessionOptions } from '../core/session.ts';
+import { TurnBudget } from '../core/turn-budget.ts';
 import type { Loan } from '../core/urb.ts';
 import { RETURN_RECOVERY } from '../stall/fence.ts';
 import type { BufferPool } from './buffer-pool.ts';
@@ -79,6 +83,10 @@ export class Connection {
   readonly #options: ConnectionOptions;
   readonly #framer: Framer;
   readonly #writer = new ReplyWriter();
+  readonly #budget = new TurnBudget();
+  /** Input that waits for the next turn, from `#restStart` on; of the pool. */
+  #rest: Buffer | null = null;
+  #restStart = 0;
   #urbs: UrbPhase | null = null;
   #claim: Claim | null = null;
   #waiting: Waiting | null = null;
@@ -108,18 +116,57 @@ export class Connection {
   }
 
   /**
-   * Takes octets from the client.
+   * Takes octets from the client: one turn's work of them, the rest is kept for `goOn`.
    *
+   * @param isSameTurn - the chunk came in the same turn of the event loop as the one before
    * @throws {RemoteProtocolError} if they break the protocol; close the connection then.
    */
-  receive(chunk: Buffer): void {
-    if (this.#ending || this.#closing) return;
+  receive(chunk: Buffer, isSameTurn = false): void {
+    if (this.#isOver) return;
+    assert(this.#rest === null, 'Cannot take more: there is a rest, which comes first');
+    if (!isSameTurn) this.#budget.beginTurn();
+    const end = this.#feed(chunk, 0);
+    if (end === chunk.length || this.#isOver) return;
+    this.#rest = this.#options.pool.take(chunk.length - end);
+    this.#restStart = 0;
+    chunk.copy(this.#rest, 0, end);
+  }
+
+  /** This turn's work is done, and perhaps not all of it: `goOn` in the next turn, before `receive`. */
+  get isBehind(): boolean {
+    return (this.#rest !== null || this.#budget.isSpent) && !this.#isOver;
+  }
+
+  /**
+   * Takes what `receive` has left, up to one turn's work; the turn is a new one.
+   *
+   * @throws {RemoteProtocolError} as `receive`.
+   */
+  goOn(): void {
+    const rest = this.#rest;
+    this.#budget.beginTurn();
+    if (rest === null) return;
+    this.#restStart = this.#feed(rest, this.#restStart);
+    if (this.#restStart === rest.length || this.#isOver) this.#dropRest();
+  }
+
+  get #isOver(): boolean {
+    return this.#ending || this.#closing;
+  }
+
+  #feed(chunk: Buffer, start: number): number {
     this.#receiving = true;
     try {
-      this.#framer.receive(chunk);
+      return this.#framer.receive(chunk, start);
     } finally {
       this.#receiving = false;
+      this.#budget.endTurn();
     }
+  }
+
+  #dropRest(): void {
+    if (this.#rest !== null) this.#options.pool.give(this.#rest);
+    this.#rest = null;
   }
 
   /**
@@ -143,6 +190,7 @@ export class Connection {
   async close(): Promise<void> {
     this.#closing = true;
     this.#waiting = null;
+    this.#dropRest();
     this.#urbs?.close();
     await this.#claim?.release();
     this.#ending = true;
@@ -152,6 +200,7 @@ export class Connection {
   #frameHandler() {
     const connection = this;
     return {
+      budget: this.#budget,
       get headerOctets() {
         return connection.#urbs?.headerOctets ?? OpCommon.octets;
       },
@@ -235,6 +284,7 @@ export class Connection {
       stallProtocol,
       borrows: true,
       onBug: (error) => containment.bug(error),
+      budget: this.#budget,
       onReply: () => this.#announce(),
       onDeviceRemoved: () => {
         this.#ending = true;
@@ -242,7 +292,8 @@ export class Connection {
       },
     });
     const recovery = stallProtocol ? { ...session, recovery: RETURN_RECOVERY } : session;
-    const claim = this.#tryClaim(() => registry.claim(busId, peer, urbs, recovery));
+    const options = { ...recovery, budget: this.#budget };
+    const claim = this.#tryClaim(() => registry.claim(busId, peer, urbs, options));
     if (typeof claim === 'string') {
       this.#refuse(busId, claim);
       return;

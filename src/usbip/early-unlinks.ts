@@ -13,12 +13,16 @@
  * between the last that was submitted and the unlink's own. If a later URB comes instead, the
  * victim was never to come, and the unlink is answered as for any unknown one.
  */
+import { isAfter, SeqnumHeap } from './seqnum-heap.ts';
+
 const NONE: readonly number[] = [];
 
 export class EarlyUnlinks {
   readonly #countMax: number;
   /** seqnum of the unlink by that of its victim. */
   readonly #byVictim = new Map<number, number>();
+  /** The victims, so that those that were passed are found without a look at the others. */
+  readonly #victims = new SeqnumHeap();
   #lastSubmitted: number | undefined;
 
   /** `countMax`: unlinks that may wait at a time. */
@@ -37,35 +41,33 @@ export class EarlyUnlinks {
     if (last === undefined || !isAfter(victim, last) || !isAfter(unlink, victim)) return false;
     if (this.#byVictim.size >= this.#countMax || this.#byVictim.has(victim)) return false;
     this.#byVictim.set(victim, unlink);
+    this.#victims.add(victim);
     return true;
   }
 
-  /** A URB arrives; returns the unlink that waits for it, if any. */
+  /** A URB arrives; returns the unlink that waits for it, if any. Follow with `takeMissed`. */
   arrived(seqnum: number): number | undefined {
     if (this.#lastSubmitted === undefined || isAfter(seqnum, this.#lastSubmitted)) {
       this.#lastSubmitted = seqnum;
     }
     if (this.#byVictim.size === 0) return undefined;
     const unlink = this.#byVictim.get(seqnum);
-    this.#byVictim.delete(seqnum);
+    this.#byVictim.delete(seqnum); // its victim leaves the heap with those that were passed
     return unlink;
   }
 
-  /** Unlinks whose victims cannot come any more; each is returned once. */
+  /** Unlinks whose victims cannot come any more, in the order of their victims; each is returned once. */
   takeMissed(): readonly number[] {
-    if (this.#byVictim.size === 0) return NONE;
     const last = this.#lastSubmitted ?? 0;
+    let first = this.#victims.first;
+    if (first === undefined || isAfter(first, last)) return NONE;
     const missed: number[] = [];
-    for (const [victim, unlink] of this.#byVictim) {
-      if (isAfter(victim, last)) continue;
-      this.#byVictim.delete(victim);
-      missed.push(unlink);
+    for (; first !== undefined && !isAfter(first, last); first = this.#victims.first) {
+      this.#victims.removeFirst();
+      const unlink = this.#byVictim.get(first);
+      if (unlink !== undefined) missed.push(unlink);
+      this.#byVictim.delete(first);
     }
     return missed;
   }
-}
-
-/** Sequence numbers are 32 bits and wrap. */
-function isAfter(one: number, other: number): boolean {
-  return ((one - other) | 0) > 0;
 }

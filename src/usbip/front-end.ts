@@ -74,6 +74,8 @@ export class FrontEnd implements FrameHandler {
   readonly #act = (kind: RetryActionKind, pending: Pending) => this.#carryOutOne(kind, pending);
   readonly #writer: CommandWriter;
   #lost = false;
+  /** Transfers so far. */
+  #submitted = 0;
   /** The transfer whose reply's body is awaited. */
   #arriving: Pending | undefined;
   #arrivingStatus: UrbStatus = 'ok';
@@ -101,7 +103,8 @@ export class FrontEnd implements FrameHandler {
     assertValid(whole, isIn);
     const transfer = withoutGaps(whole, isIn);
     const queue = this.#queues.of(transfer);
-    const pending = { queue, transfer, in: isIn, done, seqnum: 0, result: UNLINKED };
+    const order = this.#submitted++;
+    const pending = { queue, transfer, in: isIn, done, order, seqnum: 0, result: UNLINKED };
     const guarded = transfer.shortNotOk === true || this.#options.holdBack === 'all';
     submitted(queue, pending, guarded, this.#actions);
     if (this.#lost) queueMicrotask(() => this.#carryOut());

@@ -9,6 +9,8 @@ export interface Pending {
   readonly transfer: Transfer;
   readonly in: boolean;
   readonly done: Handler;
+  /** How many transfers of the device were submitted before. */
+  readonly order: number;
   /** Of its last CMD_SUBMIT. */
   seqnum: number;
   result: TransferResult;

@@ -21,6 +21,7 @@ import { BufferPool } from './buffer-pool.ts';
 import { Connection, type ConnectionEvent } from './connection.ts';
 import { Door, type DoorOptions, type Place } from './door.ts';
 import { Lifetime } from './lifetime.ts';
+import { ReadTurns } from './read-turns.ts';
 import { ackedOctets, giveBack, prepareForUrbs, readInto, writeGathered } from './sockets.ts';
 
 /** Replies that wait for a client before it is not read from any more. */
@@ -179,8 +180,9 @@ class Client {
   readonly #options: ClientOptions;
   readonly #containment = new Containment((error) => this.#failed(error));
   readonly #flushLater = this.#containment.guard(() => this.#flush());
-  readonly #take = (chunk: Buffer) => this.#taken(chunk);
+  readonly #work = (chunk: Buffer | null) => this.#worked(chunk);
   readonly #giveBack = (loans: readonly Loan[]) => this.#containment.run(giveBack, loans);
+  readonly #turns: ReadTurns;
   #flushScheduled = false;
   readonly #lifetime: Lifetime;
   /** Resolves when the device is free again. */
@@ -204,9 +206,13 @@ class Client {
       onOutput: () => this.#scheduleFlush(),
       onEvent: (event) => this.#logEvent(event),
     });
-    socket.on('drain', () => {
-      socket.resume();
-      this.#flush();
+    socket.on('drain', this.#flushLater); // what has left does not count as the client's memory
+    this.#turns = new ReadTurns({
+      socket,
+      connection: this.#connection,
+      readBytesMax: READ_OCTETS,
+      unsentBytesMax: UNSENT_OCTETS_MAX,
+      goOn: () => this.#containment.run(this.#work, null),
     });
     socket.on('error', (error) => {
       this.#say('warn', 'lost connections', `connection lost: ${error.message}`);
@@ -240,12 +246,14 @@ class Client {
   }
 
   receive(chunk: Buffer): void {
-    this.#containment.run(this.#take, chunk);
+    this.#containment.run(this.#work, chunk);
   }
 
-  #taken(chunk: Buffer): void {
+  /** A chunk, or what the connection has left of one. */
+  #worked(chunk: Buffer | null): void {
     try {
-      this.#connection.receive(chunk);
+      if (chunk === null) this.#connection.goOn();
+      else this.#connection.receive(chunk, this.#turns.isSameTurn);
     } catch (error) {
       if (!(error instanceof RemoteProtocolError)) throw error;
       const what = `connection closed: ${error.message} (${error.code})`;
@@ -254,6 +262,7 @@ class Client {
       return;
     }
     this.#flush();
+    this.#turns.worked(chunk?.length ?? 0);
   }
 
   #scheduleFlush(): void {

@@ -42,6 +42,8 @@ class Submission implements Pending, Sending {
   readonly in: boolean;
   readonly done: Handler;
   readonly queue: RetryQueue<Submission>;
+  /** How many were submitted before. */
+  readonly order: number;
   result = NOT_ANSWERED;
   clearStall = false;
   requestId = NOT_OUT;
@@ -52,6 +54,7 @@ class Submission implements Pending, Sending {
     transfer: Transfer,
     done: Handler,
     queue: RetryQueue<Submission>,
+    order: number,
     onAnswered: (submission: Submission) => void,
   ) {
     this.port = port;
@@ -59,6 +62,7 @@ class Submission implements Pending, Sending {
     this.in = isInput(transfer);
     this.done = done;
     this.queue = queue;
+    this.order = order;
     this.#onAnswered = onAnswered;
   }
 
@@ -104,6 +108,8 @@ export class RingDevice {
   readonly #act = (kind: RetryActionKind, pending: Submission) => this.#carryOutOne(kind, pending);
   readonly #onAnswered = (submission: Submission) => this.#answered(submission);
   #lost = false;
+  /** Transfers so far. */
+  #submitted = 0;
   /** Transfers that are not given back. */
   #underWay = 0;
   #onQuiet: () => void = () => {};
@@ -149,7 +155,8 @@ export class RingDevice {
 
   #submit(transfer: Transfer, done: Handler): Pending {
     const queue = this.#queues.of(transfer);
-    const pending = new Submission(this.port, transfer, done, queue, this.#onAnswered);
+    const order = this.#submitted++;
+    const pending = new Submission(this.port, transfer, done, queue, order, this.#onAnswered);
     this.#underWay++;
     const guarded = transfer.shortNotOk === true || this.holdBack === 'all';
     submitted(queue, pending, guarded, this.#actions);

@@ -1,5 +1,6 @@
 import { strict as assert } from 'node:assert';
 import { DeviceSession, type SessionClient, type SessionOptions } from '../../src/core/session.ts';
+import { TURN_BYTES_MAX, TURN_OPERATIONS_MAX } from '../../src/core/turn-budget.ts';
 import { FakeClock } from '../examples/rig.ts';
 import {
   bulkIn,
@@ -58,7 +59,7 @@ describe('DeviceSession', () => {
   });
 
   it('a device that completes at once costs no stack', () => {
-    const { device, client, session } = open();
+    const { device, client, clock, session } = open();
     device.onSubmit = (urb) => device.complete(urb, 'ok', 1);
     for (let id = 0; id < 3; id++) session.submit(read(id));
     assert.deepEqual(client.take(), ['0 ok 1', '1 ok 1', '2 ok 1']);
@@ -66,19 +67,95 @@ describe('DeviceSession', () => {
     for (let id = 0; id < 5_000; id++) session.submit(read(id));
     device.onSubmit = (urb) => device.complete(urb);
     device.complete(device.atDevice[0]);
-    assert.equal(client.take().length, 5_000);
+    clock.advance(LONG);
     assert.equal(session.outstandingCount, 0);
+    assert.equal(client.take().length, 5_000);
   });
 
   it('a client may submit from inside gaveBack', () => {
-    const { device, client, session } = open();
+    const { device, client, clock, session } = open();
     device.onSubmit = (urb) => device.complete(urb);
     client.onGaveBack = (urb) => {
       if (urb.id < 5_000) session.submit(read(urb.id + 1));
     };
     session.submit(read(0));
+    clock.advance(LONG);
+    assert.equal(session.outstandingCount, 0);
     assert.equal(client.log.length, 5_001);
     assert.equal(client.log.at(-1), '5000 ok 0');
+  });
+
+  describe('what one event brings about', () => {
+    /** A device that completes at once, when `count` URBs wait behind the first. */
+    function openBehind(count: number, octets = 0, options: SessionOptions = {}) {
+      const opened = open(options);
+      const { device, session } = opened;
+      for (let id = 0; id <= count; id++) session.submit(read(id));
+      device.take();
+      device.onSubmit = (urb) => device.complete(urb, 'ok', octets);
+      return opened;
+    }
+
+    /** Its timers fire one by one, when the test says so. */
+    function handClock() {
+      const calls: (() => void)[] = [];
+      const after = (_: number, call: () => void) => {
+        calls.push(call);
+        return () => {};
+      };
+      return { clock: { now: () => 0, after }, turn: () => calls.shift()?.() };
+    }
+
+    it('is done a turn after the other: so many operations', () => {
+      const { clock, turn } = handClock();
+      const { device, client, session } = openBehind(3000, 0, { clock });
+      device.complete(device.atDevice[0]);
+      assert.equal(client.take().length, TURN_OPERATIONS_MAX);
+      turn();
+      assert.equal(client.take().length, TURN_OPERATIONS_MAX);
+      turn();
+      assert.equal(client.take().length, 3001 - 2 * TURN_OPERATIONS_MAX);
+      assert.equal(session.outstandingCount, 0);
+    });
+
+    it('is done a turn after the other: so many bytes', () => {
+      const { clock, turn } = handClock();
+      const { device, client } = openBehind(10, TURN_BYTES_MAX / 2, { clock });
+      device.complete(device.atDevice[0], 'ok', TURN_BYTES_MAX / 2);
+      assert.equal(client.take().length, 2);
+      turn();
+      assert.equal(client.take().length, 2);
+    });
+
+    it('keeps its order when more happens before the next turn', () => {
+      const { device, client, clock, session } = openBehind(3000);
+      device.complete(device.atDevice[0]);
+      client.take();
+      session.unlink(3000); // it waits
+      session.submit(read(9000));
+      const left = client.take();
+      clock.advance(LONG);
+      const lines = [...left, ...client.take()];
+      assert.equal(lines.length, 3002 - TURN_OPERATIONS_MAX);
+      assert.equal(lines.at(-1), '9000 ok 0');
+      const ended = lines.filter((line) => line.endsWith('ok 0')).map(Number.parseFloat);
+      assert.deepEqual(
+        ended,
+        [...ended].sort((one, other) => one - other),
+      );
+      assert.equal(session.outstandingCount, 0);
+    });
+
+    it('comes back all the same when the session is closed or the device goes', async () => {
+      for (const end of ['close', 'removed'] as const) {
+        const { device, client, clock, session } = openBehind(3000);
+        device.complete(device.atDevice[0]);
+        const closed = session[end]();
+        clock.advance(LONG);
+        await closed;
+        assert.equal(client.take().filter((line) => !line.startsWith('removed')).length, 3001);
+      }
+    });
   });
 
   it('an id can be used again from inside gaveBack', () => {

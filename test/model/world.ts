@@ -27,6 +27,7 @@ import {
   type StopsOn,
   submitted,
   unlinked,
+  waitingLine,
 } from '../../src/stall/endpoint-queue.ts';
 import { EXACT_RECOVERY, type Recovery } from '../../src/stall/fence.ts';
 import { Fifo } from '../../src/stall/fifo.ts';
@@ -202,14 +203,14 @@ export class Model {
       scope.fault === 'no hold' ? { kind: 'none' } : RECOVERY[scope.client];
     const world: World = {
       paths: scope.endpoints.map(({ stopsOn }) => ({
-        queue: endpointQueue<number>(scope.flightMax ?? 1, stopsOn, recovery, (urb) =>
+        queue: endpointQueue<number>(scope.flightMax ?? 1, stopsOn, recovery, Number, (urb) =>
           scope.fault === 'overtaking in flight' ? false : has(scope.blocking ?? 0, urb),
         ),
         front:
           scope.client === 'return'
-            ? retry.retryQueue<number>(stopsOn, 'stall-protocol')
+            ? retry.retryQueue<number>(stopsOn, 'stall-protocol', Number)
             : scope.client === 'old'
-              ? retry.retryQueue<number>(stopsOn, 'old')
+              ? retry.retryQueue<number>(stopsOn, 'old', Number)
               : null,
         up: [],
         upUnlinks: [],
@@ -685,6 +686,13 @@ export class Model {
       check(barriers <= waiting.length + 1, 'I6', 'barriers pile up');
     }
     check(queue.fence.held <= queue.waiting.length, 'I6', 'more is held than waits');
+    if (queue.phase === 'holding') {
+      let held = 0;
+      const { waiting } = queue;
+      for (let at = waiting.start; at < waiting.end; at = waiting.behind(at)) {
+        check(waiting.isMarked(at) === held++ < queue.fence.held, 'I6', 'the mark is not the hold');
+      }
+    }
     check(queue.asked.length <= queue.flight.length, 'I6', 'unlinks pile up');
     const cut = queue.cut.every((urb) => queue.flight.includes(urb));
     check(cut, 'I2', 'something is cut off that is not in flight');
@@ -726,9 +734,24 @@ function nextMoment(queue: EndpointQueue<number>): number {
 function shiftTime(queue: EndpointQueue<number>, by: number): void {
   queue.fence.deadline -= by;
   queue.fence.settleEnd -= by;
-  for (const [at, one] of [...queue.waiting].entries()) {
-    if (one instanceof Barrier) queue.waiting.set(at, new Barrier(Math.max(0, one.until - by)));
+  const { waiting, fresh } = queue;
+  fresh.clear();
+  for (let at = waiting.start; at < waiting.end; at = waiting.behind(at)) {
+    const one = waiting.at(at);
+    if (!(one instanceof Barrier)) continue;
+    const shifted = new Barrier(Math.max(0, one.until - by), one.order);
+    waiting.set(at, shifted);
+    fresh.add(shifted); // looked at once more than need be
   }
+}
+
+/** What is marked are the first ones that are held. */
+function cloneWaiting({ waiting, orderOf, fence }: EndpointQueue<number>): typeof waiting {
+  const all = [...waiting];
+  const clone = waitingLine(orderOf, all.slice(0, fence.held));
+  clone.mark();
+  for (const one of all.slice(fence.held)) clone.push(one);
+  return clone;
 }
 
 export function cloneWorld(world: World): World {
@@ -742,7 +765,8 @@ function clonePath(path: Path): Path {
     queue: {
       ...queue,
       fence: { ...queue.fence },
-      waiting: new Fifo(queue.waiting),
+      waiting: cloneWaiting(queue),
+      fresh: new Set(queue.fresh),
       flight: queue.flight.slice(),
       asked: queue.asked.slice(),
       cut: queue.cut.slice(),
@@ -753,8 +777,8 @@ function clonePath(path: Path): Path {
         ? null
         : {
             ...front,
-            sent: new Fifo(front.sent),
-            waiting: new Fifo(front.waiting),
+            sent: new Fifo(Number, front.sent),
+            waiting: new Fifo(Number, front.waiting),
             returned: new Set(front.returned),
             asked: new Set(front.asked),
             guarded: new Set(front.guarded),
@@ -809,7 +833,6 @@ function codePath(path: Path, codes: number[]): void {
   list(queue.asked);
   list(queue.ended);
   list(queue.cut);
-  if (queue.flightMax > 1 && (phase === 'stopping' || queue.cut.length > 0)) list(queue.cancelled);
   if (phase === 'holding') {
     codes.push(queue.fence.held, (queue.fence.unanswered ? 1 : 0) + (queue.fence.late ? 2 : 0));
   }

@@ -282,7 +282,10 @@ class Simulation implements SessionClient, DeviceWatcher {
       depth: 1 + this.#chance.below(8),
       out: new Set(),
       blocking: new Set(),
-      front: client === 'return' || client === 'old' ? retry.retryQueue('errors', server) : null,
+      front:
+        client === 'return' || client === 'old'
+          ? retry.retryQueue<Transfer>('errors', server, ({ order }) => order)
+          : null,
       actions: new Actions<Transfer, retry.RetryActionKind>(),
       handling: 0,
       submitted: 0,

@@ -52,12 +52,15 @@ const phases = new PhaseRecorder();
 class Bench {
   readonly queue: EndpointQueue<string>;
   now = 100;
+  readonly #orders = new Map<string, number>();
+  #submitted = 0;
   readonly #actions = new Actions<string, ActionKind>();
 
   constructor(setup: Setup = {}) {
     const { recovery = AT_ONCE, stopsOn = 'errors', flightMax = 1, blocking = '' } = setup;
     const blocks = (one: string) => blocking.includes(one);
-    this.queue = endpointQueue<string>(flightMax, stopsOn, recovery, blocks);
+    const orderOf = (one: string) => this.#orders.get(one) ?? Number.NaN;
+    this.queue = endpointQueue<string>(flightMax, stopsOn, recovery, orderOf, blocks);
     phases.watch(this.queue);
   }
 
@@ -77,6 +80,7 @@ class Bench {
       'submit-after': 'sent-after-report',
     };
     if (name.startsWith('submit')) {
+      this.#orders.set(subject, this.#submitted++);
       submitted(queue, subject, name === 'submit-clear', evidence[name] ?? 'unknown', now, actions);
     } else if (name === 'unlink') unlinked(queue, subject, now, actions);
     else if (name === 'overtaken') overtaken(queue, now, actions);

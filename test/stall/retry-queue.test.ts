@@ -31,10 +31,13 @@ const phases = new PhaseRecorder();
 
 class Bench {
   readonly queue: RetryQueue<string>;
+  readonly #orders = new Map<string, number>();
+  #submitted = 0;
   readonly #actions = new Actions<string, RetryActionKind>();
 
   constructor(server: Server = 'stall-protocol', stopsOn: StopsOn = 'errors') {
-    this.queue = retryQueue<string>(stopsOn, server);
+    const orderOf = (one: string) => this.#orders.get(one) ?? Number.NaN;
+    this.queue = retryQueue<string>(stopsOn, server, orderOf);
     phases.watch(this.queue);
   }
 
@@ -49,6 +52,7 @@ class Bench {
     const { queue } = this;
     const actions = this.#actions;
     const [name = '', subject = ''] = event.split(' ');
+    if (name.startsWith('submit')) this.#orders.set(subject, this.#submitted++);
     if (name === 'submit') submitted(queue, subject, false, actions);
     else if (name === 'submit-guarded') submitted(queue, subject, true, actions);
     else if (name === 'unlink') unlinked(queue, subject, actions);

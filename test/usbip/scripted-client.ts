@@ -225,6 +225,7 @@ export class ScriptedClient {
     const chunk = Buffer.concat(octets);
     try {
       this.connection.receive(chunk);
+      while (this.connection.isBehind) this.connection.goOn(); // a turn after the other
     } finally {
       chunk.fill(0xee);
     }

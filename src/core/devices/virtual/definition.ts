@@ -61,7 +61,10 @@ export type InHandler<S> = (state: S, octetsMax: number) => Uint8Array | Nak | S
  */
 export type OutHandler<S> = (state: S, octets: Buffer) => Ack | Took | Nak | Stall | Fail;
 
-/** Supplies one isochronous packet of at most `octetsMax` octets, valid until the next call. */
+/**
+ * Supplies one isochronous packet of at most `octetsMax` octets, valid until the next call. That is what
+ * the host has room for, or what the endpoint can move in one interval if that is less.
+ */
 export type PacketInHandler<S> = (state: S, octetsMax: number) => Uint8Array | Fail;
 /** Takes one isochronous packet, valid during the call only. */
 export type PacketOutHandler<S> = (state: S, octets: Buffer) => Ack | Fail;

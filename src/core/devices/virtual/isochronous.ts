@@ -37,11 +37,16 @@ export function schedule(
 }
 
 /** Runs all packets of a URB through the endpoint's handler and fills in the result. */
-export function movePackets<S>(definition: IsoDefinition<S>, state: S, urb: Urb): void {
+export function movePackets<S>(
+  definition: IsoDefinition<S>,
+  endpoint: EndpointInfo,
+  state: S,
+  urb: Urb,
+): void {
   const packets = urb.packets ?? [];
   urb.actualOctets =
     'onPacketIn' in definition
-      ? movePacketsIn(definition, state, urb, packets)
+      ? movePacketsIn(definition, endpoint, state, urb, packets)
       : movePacketsOut(definition, state, urb, packets);
   urb.status = 'ok';
 }
@@ -56,13 +61,25 @@ export function failPackets(urb: Urb): void {
   urb.status = 'protocol-error';
 }
 
-function movePacketsIn<S>(definition: IsoIn<S>, state: S, urb: Urb, packets: IsoPacket[]): number {
-  const room = Buffer.allocUnsafe(packets.reduce((sum, packet) => sum + packet.octets, 0));
+/**
+ * A client may ask for packets of any length. What a service interval of the endpoint cannot move is
+ * neither asked of the device nor made room for.
+ */
+function movePacketsIn<S>(
+  definition: IsoIn<S>,
+  endpoint: EndpointInfo,
+  state: S,
+  urb: Urb,
+  packets: IsoPacket[],
+): number {
+  const bytesMaxOf = ({ octets }: IsoPacket) => Math.min(octets, endpoint.intervalOctets);
+  const room = Buffer.allocUnsafe(packets.reduce((sum, packet) => sum + bytesMaxOf(packet), 0));
   let filled = 0;
   for (const packet of packets) {
-    const answer = definition.onPacketIn(state, packet.octets);
+    const bytesMax = bytesMaxOf(packet);
+    const answer = definition.onPacketIn(state, bytesMax);
     if (answer instanceof Uint8Array) {
-      const kept = answer.length > packet.octets ? answer.subarray(0, packet.octets) : answer;
+      const kept = answer.length > bytesMax ? answer.subarray(0, bytesMax) : answer;
       room.set(kept, filled);
       filled += kept.length;
       packet.actualOctets = kept.length;

@@ -216,7 +216,7 @@ export class VirtualDevice<S> implements UsbDevice {
   #moveIsochronous(run: EndpointRun<S>, urb: Urb): void {
     assert(run.definition.type === 'isochronous');
     try {
-      movePackets(run.definition, this.state, urb);
+      movePackets(run.definition, run.info, this.state, urb);
     } catch (error) {
       this.#onFault(error);
       failPackets(urb);

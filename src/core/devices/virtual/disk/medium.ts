@@ -13,6 +13,12 @@ export const PIECE_OCTETS = 256 << 10;
 /** Writes of one command that run at a time; the next piece fills up meanwhile. */
 export const WRITES_IN_FLIGHT_MAX = 4;
 
+/**
+ * What an immediate medium does for commands that ask for more work than they bring data (WRITE SAME,
+ * UNMAP), before others have their turn; in bytes written.
+ */
+export const SLICE_BYTES = 1 << 20;
+
 /** Reads of one command that run, or wait for the bus, at a time. */
 export const READS_AHEAD_MAX = 2;
 
@@ -28,6 +34,8 @@ export class Medium {
   #inFlight = 0;
   #isDirty = false;
   #idle: (() => void)[] = [];
+  /** Since others had their turn last. */
+  #sliceBytes = 0;
 
   constructor(backing: Backing, blockOctets: number) {
     this.#backing = backing;
@@ -78,6 +86,20 @@ export class Medium {
         done(error);
       },
     );
+  }
+
+  /**
+   * Goes on with a long command that has just done work worth `bytes` written: at once, or when others
+   * have had their turn. Until then it counts as in flight.
+   */
+  goOn(bytes: number, next: () => void): void {
+    this.#sliceBytes += bytes;
+    if (!this.immediate || this.#sliceBytes < SLICE_BYTES) {
+      next();
+      return;
+    }
+    this.#sliceBytes = 0;
+    this.#run((ended) => setImmediate(ended, null), next);
   }
 
   /** Resolves when nothing is in flight. */

@@ -74,7 +74,7 @@ export type PieceMove = (
 
 /**
  * Moves a range piece by piece, one at a time, until one fails. `done` gets the first block of the
- * failed piece. With an immediate medium the pieces nest: keep the range to some hundred.
+ * failed piece. With an immediate medium the pieces of a slice nest.
  */
 export function eachPiece(
   medium: Medium,
@@ -90,7 +90,7 @@ export function eachPiece(
     }
     const octets = Math.min(PIECE_OCTETS, end - offset);
     move(offset, octets, (error) => {
-      if (error === null) from(offset + octets);
+      if (error === null) medium.goOn(octets, () => from(offset + octets));
       else done(error, offset / medium.blockOctets);
     });
   };

@@ -19,6 +19,11 @@ export const UNMAP_BLOCKS_MAX = 4 << 20;
 const UNMAP_HEADER_OCTETS = 8;
 const UNMAP_DESCRIPTOR_OCTETS = 16;
 
+/** What memory forgets at a time. */
+const DISCARD_PIECE_BYTES = 64 << 20;
+/** To forget a page costs about as much as to write a KiB; a range costs something whatever its length. */
+const costOfDiscard = (bytes: number) => 1024 + bytes / 64;
+
 /** What one WRITE SAME writes at most; it makes the host's one block into many. */
 export const WRITE_SAME_OCTETS_MAX = 32 << 20;
 
@@ -65,16 +70,32 @@ function discardAll(
   ranges: readonly BlockRange[],
   done: (failure: Sense | null) => void,
 ): void {
-  const [range, ...rest] = ranges;
-  if (range === undefined) {
-    done(null);
-    return;
-  }
+  const next = (index: number): void => {
+    const range = ranges[index];
+    if (range === undefined) done(null);
+    else discardRange(medium, range, (failure) => (failure ? done(failure) : next(index + 1)));
+  };
+  next(0);
+}
+
+/** Piece by piece in memory, which does it at once; a file system is given all of the range. */
+function discardRange(
+  medium: Medium,
+  range: BlockRange,
+  done: (failure: Sense | null) => void,
+): void {
   const { blockOctets } = medium;
-  medium.discard(range.block * blockOctets, range.blocks * blockOctets, (error) => {
-    if (error === null) discardAll(medium, rest, done);
-    else done(writeFailure(error, range.block));
-  });
+  const end = (range.block + range.blocks) * blockOctets;
+  const pieceBytesMax = medium.immediate ? DISCARD_PIECE_BYTES : Number.POSITIVE_INFINITY;
+  const from = (offset: number): void => {
+    const bytes = Math.min(pieceBytesMax, end - offset);
+    medium.discard(offset, bytes, (error) => {
+      if (error !== null) done(writeFailure(error, range.block));
+      else if (offset + bytes === end) medium.goOn(costOfDiscard(bytes), () => done(null));
+      else medium.goOn(costOfDiscard(bytes), () => from(offset + bytes));
+    });
+  };
+  from(range.block * blockOctets);
 }
 
 /**
