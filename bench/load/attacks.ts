@@ -170,6 +170,16 @@ export const ATTACKS: Readonly<Record<string, Attack>> = {
     begin: configure,
     repeat: (script) => times(3, () => scsi(script, cdb16(0x88, 0, 0, 32768), undefined, 16 << 20)),
   },
+  'write-memory': {
+    title: 'WRITE of 16 MiB, memory disk',
+    device: 'virtual:disk,size=4GiB',
+    how: 'script',
+    begin: configure,
+    repeat: (script) => {
+      const data = Buffer.alloc(16 << 20, 0x5a);
+      times(3, (n) => scsi(script, cdb16(0x8a, 0, n * 32768, 32768), data));
+    },
+  },
   synchronize: {
     title: 'SYNCHRONIZE CACHE, file',
     device: FILE_DISK,

@@ -26,9 +26,10 @@ export class TurnBudget {
     this.#bytes += bytes;
   }
 
-  /** A turn begins, whose events share one budget until `endTurn`. */
-  beginTurn(): void {
+  /** A turn begins, whose events share one budget until `endTurn`; or the same one goes on. */
+  beginTurn(isSame = false): void {
     this.#isTurn = true;
+    if (isSame) return;
     this.#operations = 0;
     this.#bytes = 0;
   }

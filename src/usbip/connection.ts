@@ -124,7 +124,7 @@ export class Connection {
   receive(chunk: Buffer, isSameTurn = false): void {
     if (this.#isOver) return;
     assert(this.#rest === null, 'Cannot take more: there is a rest, which comes first');
-    if (!isSameTurn) this.#budget.beginTurn();
+    this.#budget.beginTurn(isSameTurn);
     const end = this.#feed(chunk, 0);
     if (end === chunk.length || this.#isOver) return;
     this.#rest = this.#options.pool.take(chunk.length - end);

@@ -22,12 +22,13 @@ export class EarlyUnlinks {
   /** seqnum of the unlink by that of its victim. */
   readonly #byVictim = new Map<number, number>();
   /** The victims, so that those that were passed are found without a look at the others. */
-  readonly #victims = new SeqnumHeap();
+  readonly #victims: SeqnumHeap;
   #lastSubmitted: number | undefined;
 
-  /** `countMax`: unlinks that may wait at a time. */
-  constructor(countMax: number) {
+  /** `countMax`: unlinks that may wait at a time. `victims`: empty. */
+  constructor(countMax: number, victims = new SeqnumHeap()) {
     this.#countMax = countMax;
+    this.#victims = victims;
   }
 
   /** Unlinks that wait. */

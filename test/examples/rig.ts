@@ -53,6 +53,13 @@ export class FakeClock implements Clock {
     this.advance(0);
   }
 
+  /** Fires the timers that are due now, but not those that they set. */
+  advanceOnce(): void {
+    const due = this.#timers.filter((one) => one.at <= this.#now);
+    this.#timers = this.#timers.filter((one) => !due.includes(one));
+    for (const { call } of due) call();
+  }
+
   advance(milliseconds: number): void {
     const end = this.#now + milliseconds;
     for (;;) {

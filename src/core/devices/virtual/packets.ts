@@ -10,6 +10,14 @@ import type { Urb, UrbStatus } from '../../urb.ts';
 import type { EndpointDefinition, InHandler, OutHandler } from './definition.ts';
 import type { Pace } from './isochronous.ts';
 
+const NO_BYTES = Buffer.alloc(0);
+
+/**
+ * Bytes of one transfer that handlers move in one turn of the event loop. What a longer IN transfer
+ * brings is put together on the way: to touch many megabytes of fresh memory at once takes longest of all.
+ */
+export const SLICE_BYTES = 2 << 20;
+
 /** An endpoint of the active configuration, and the URB it is working on. */
 export interface EndpointRun<S> {
   readonly info: EndpointInfo;
@@ -20,12 +28,14 @@ export interface EndpointRun<S> {
   moved: number;
   /** IN data moved so far, when it came in more than one piece. */
   parts: Uint8Array[];
+  /** In place of `parts` for a transfer of more than a slice that comes in pieces. */
+  gathered: Buffer | null;
   readonly pace: Pace;
   cancelTimer: (() => void) | null;
 }
 
-/** How the transfer ended; null if it goes on when the endpoint is woken. */
-export type Progress = UrbStatus | null;
+/** How the transfer ended; null if it goes on when the endpoint is woken, 'slice' if in the next turn. */
+export type Progress = UrbStatus | 'slice' | null;
 
 /** Asks the endpoint's handler until its transfer ends or the handler says `nak`. */
 export function moveData<S>(run: EndpointRun<S>, state: S): Progress {
@@ -38,7 +48,9 @@ export function moveData<S>(run: EndpointRun<S>, state: S): Progress {
 }
 
 function moveIn<S>(run: EndpointRun<S>, urb: Urb, state: S, onIn: InHandler<S>): Progress {
+  const sliceEnd = run.moved + SLICE_BYTES;
   for (;;) {
+    if (run.moved >= sliceEnd) return 'slice';
     const octetsMax = urb.octets - run.moved;
     const answer = onIn(state, octetsMax);
     if (run.urb !== urb) return null; // the handler has unplugged the device
@@ -60,7 +72,9 @@ function moveIn<S>(run: EndpointRun<S>, urb: Urb, state: S, onIn: InHandler<S>):
 function moveOut<S>(run: EndpointRun<S>, urb: Urb, state: S, onOut: OutHandler<S>): Progress {
   const wantsZeroPacket =
     urb.zeroPacket && urb.octets > 0 && urb.octets % run.info.maxPacketOctets === 0;
+  const sliceEnd = run.moved + SLICE_BYTES;
   for (;;) {
+    if (run.moved >= sliceEnd) return 'slice';
     const rest = run.moved === 0 ? urb.dataOut : urb.dataOut.subarray(run.moved);
     const answer = onOut(state, rest);
     if (run.urb !== urb) return null; // the handler has unplugged the device
@@ -88,8 +102,27 @@ function moveOut<S>(run: EndpointRun<S>, urb: Urb, state: S, onOut: OutHandler<S
 
 function take<S>(run: EndpointRun<S>, octets: Uint8Array): void {
   if (octets.length === 0) return;
-  run.parts.push(octets);
+  const bytes = run.urb?.octets ?? 0;
+  if (bytes > SLICE_BYTES && octets.length < bytes) {
+    run.gathered ??= Buffer.allocUnsafeSlow(bytes);
+    run.gathered.set(octets, run.moved);
+  } else {
+    run.parts.push(octets);
+  }
   run.moved += octets.length;
+}
+
+/** What a transfer that has ended has brought. */
+export function takeData<S>(run: EndpointRun<S>): Uint8Array {
+  const { parts, gathered, moved } = run;
+  if (gathered !== null) {
+    run.gathered = null;
+    return gathered.subarray(0, moved);
+  }
+  if (parts.length === 0) return NO_BYTES;
+  const data = parts.length === 1 ? (parts[0] ?? NO_BYTES) : Buffer.concat(parts);
+  parts.length = 0;
+  return data;
 }
 
 function markHalted<S>(run: EndpointRun<S>): 'stall' {

@@ -17,7 +17,7 @@ import type { Urb, UrbStatus } from '../../urb.ts';
 import { ControlPipe } from './control-pipe.ts';
 import type { DeviceDefinition, EndpointDefinition } from './definition.ts';
 import { failPackets, movePackets, schedule } from './isochronous.ts';
-import { type EndpointRun, moveData, type Progress } from './packets.ts';
+import { type EndpointRun, moveData, type Progress, takeData } from './packets.ts';
 
 const NO_OCTETS = Buffer.alloc(0);
 
@@ -170,7 +170,8 @@ export class VirtualDevice<S> implements UsbDevice {
       this.#onFault(error);
       progress = run.urb === null ? null : 'protocol-error';
     }
-    if (progress !== null) this.#finish(run, progress);
+    if (progress === 'slice') this.#clock.after(0, () => this.#wake(slot));
+    else if (progress !== null) this.#finish(run, progress);
   }
 
   #serveControl(): void {
@@ -237,12 +238,7 @@ export class VirtualDevice<S> implements UsbDevice {
     run.urb = null;
     run.cancelTimer?.();
     run.cancelTimer = null;
-    let dataIn: Uint8Array = NO_OCTETS;
-    if (run.parts.length > 0) {
-      dataIn = run.parts.length === 1 ? (run.parts[0] ?? NO_OCTETS) : Buffer.concat(run.parts);
-      run.parts.length = 0;
-    }
-    this.#complete(urb, status, run.moved, dataIn);
+    this.#complete(urb, status, run.moved, takeData(run));
   }
 
   #complete(urb: Urb, status: UrbStatus, actualOctets: number, dataIn: Uint8Array): void {
@@ -266,6 +262,7 @@ export class VirtualDevice<S> implements UsbDevice {
         urb: null,
         moved: 0,
         parts: [],
+        gathered: null,
         pace: { busyUntilMilliseconds: Number.NEGATIVE_INFINITY },
         cancelTimer: null,
       };

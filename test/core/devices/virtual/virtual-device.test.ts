@@ -464,6 +464,60 @@ describe('VirtualDevice', () => {
     });
   });
 
+  describe('transfers of many megabytes', () => {
+    const pieces = (count: number) =>
+      Array.from({ length: count }, (_, n) => Buffer.alloc(512 << 10, n + 1));
+
+    it('IN: are moved in slices, and put together', async () => {
+      const rig = await configured();
+      const all = pieces(10);
+      rig.state.answer(BULK_IN, ...all);
+      const moved = () => rig.state.take().filter((line) => line.startsWith('81 in')).length;
+      const reading = rig.read(BULK_IN, 5 << 20);
+      for (const count of [4, 4, 2]) {
+        assert.equal(moved(), count, 'pieces of one slice');
+        rig.clock.advanceOnce();
+      }
+      const urb = await reading;
+      assert.equal(urb.status, 'ok');
+      assert(Buffer.concat(all).equals(urb.dataIn));
+    });
+
+    it('IN: a short packet in a later slice ends one', async () => {
+      const rig = await configured();
+      rig.state.answer(BULK_IN, ...pieces(4), Buffer.from('end'));
+      const reading = rig.read(BULK_IN, 5 << 20);
+      rig.clock.advanceOnce();
+      const urb = await reading;
+      assert.deepEqual([urb.status, urb.actualOctets], ['ok', (2 << 20) + 3]);
+      assert.equal(Buffer.from(urb.dataIn.subarray(-3)).toString(), 'end');
+    });
+
+    it('IN: one that is unlinked between two slices brings what was moved', async () => {
+      const rig = await configured();
+      rig.state.answer(BULK_IN, ...pieces(8));
+      const urb = Urb.read(1, rig.endpoint(BULK_IN), 5 << 20);
+      const ended = rig.submit(urb);
+      rig.device.unlink(urb);
+      rig.clock.advanceOnce(); // the slice that was to come
+      assert.equal((await ended).actualOctets, 2 << 20);
+      assert.equal(urb.dataIn.length, 2 << 20);
+    });
+
+    it('OUT: are moved in slices', async () => {
+      const rig = await configured();
+      const answers = Array.from({ length: 10 }, () => took(512 << 10));
+      rig.state.answer(BULK_OUT, ...answers);
+      const writing = rig.write(BULK_OUT, Buffer.alloc(5 << 20));
+      const offered = () => rig.state.offered.splice(0).length;
+      for (const count of [4, 4, 2]) {
+        assert.equal(offered(), count, 'pieces of one slice');
+        rig.clock.advanceOnce();
+      }
+      assert.equal((await writing).status, 'ok');
+    });
+  });
+
   describe('isochronous', () => {
     it('asks for each packet, joins what comes, and counts', async () => {
       const rig = await configured();
@@ -486,6 +540,24 @@ describe('VirtualDevice', () => {
         ],
       );
       assert.deepEqual([urb.actualOctets, urb.errorCount], [4, 2]);
+    });
+
+    it('asks for no more than the endpoint moves in an interval, and makes no room for it', async () => {
+      const rig = await configured();
+      const { intervalOctets } = rig.endpoint(ISO_IN);
+      rig.state.answer(ISO_IN, Buffer.from('a'), Buffer.alloc(intervalOctets + 1, 'b'));
+      rig.state.take();
+      const urb = await rig.stream(ISO_IN, [8 << 20, 8 << 20]);
+      const asked = `${ISO_IN.toString(16)} packet ${intervalOctets}`;
+      assert.deepEqual(rig.state.take(), [asked, asked]);
+      assert.deepEqual(
+        urb.packets?.map((packet) => [packet.status, packet.actualOctets]),
+        [
+          ['ok', 1],
+          ['babble', intervalOctets],
+        ],
+      );
+      assert(urb.dataIn.buffer.byteLength < 1 << 20, `${urb.dataIn.buffer.byteLength} bytes`);
     });
 
     it('hands on each OUT packet from its place', async () => {

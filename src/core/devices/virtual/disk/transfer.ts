@@ -15,6 +15,9 @@ import { type Medium, PIECE_OCTETS, READS_AHEAD_MAX, WRITES_IN_FLIGHT_MAX } from
 import { SENSE, type Sense } from './sense.ts';
 import { syncMedium, TaskBase, writeFailure } from './task.ts';
 
+/** What is read from memory, or written to it, in one piece. */
+const AT_ONCE_BYTES_MAX = 1 << 20;
+
 /** A run of blocks; `block` is the first. */
 export interface BlockRange {
   readonly block: number;
@@ -45,8 +48,9 @@ export class ReadTask extends TaskBase {
   }
 
   override read(octetsMax: number): Uint8Array | null {
-    // From memory, all that the transfer has room for: one answer fills it, and none is joined.
-    if (this.#medium.immediate) this.#request(octetsMax);
+    // From memory, all that the transfer has room for: one answer fills it, and none is joined, unless
+    // that is long; the bus then moves it in slices.
+    if (this.#medium.immediate) this.#request(Math.min(octetsMax, AT_ONCE_BYTES_MAX));
     const piece = this.#pieces[0];
     if (piece === undefined || piece.state === 'reading') return null;
     if (piece.state === 'failed') {
@@ -111,7 +115,8 @@ export class WriteTask extends TaskBase {
 
   override write(octets: Buffer): number {
     if (this.#medium.immediate && this.#filled === 0) {
-      const whole = octets.length - (octets.length % this.#medium.blockOctets);
+      const most = Math.min(octets.length, AT_ONCE_BYTES_MAX);
+      const whole = most - (most % this.#medium.blockOctets);
       if (whole > 0) return this.#writeThrough(octets.subarray(0, whole));
     }
     if (this.#piece === null) {

@@ -3,10 +3,12 @@ import {
   MemoryBacking,
   PAGE_OCTETS,
 } from '../../../../../src/core/devices/virtual/disk/backing.ts';
+import { SLICE_BYTES } from '../../../../../src/core/devices/virtual/disk/medium.ts';
 import { MODE_LIST_OCTETS_MAX } from '../../../../../src/core/devices/virtual/disk/scsi-mode.ts';
 import {
   UNMAP_BLOCKS_MAX,
   UNMAP_DESCRIPTORS_MAX,
+  WRITE_SAME_OCTETS_MAX,
 } from '../../../../../src/core/devices/virtual/disk/scsi-provisioning.ts';
 import { ScriptedBacking } from './backings.ts';
 import { assertOctets, assertZeros, cdb10, cdb16, type Host, hostOf, pattern } from './host.ts';
@@ -633,6 +635,54 @@ describe('disk: SCSI', () => {
         for (let block = 100; block < 1100; block++) pattern(512, 5).copy(expected, block * 512);
         assertOctets(await host.pass(cdb10(0x28, 0, 2048), { in: MEGABYTE }), expected);
       }
+    });
+
+    it('the longest WRITE SAME is worked off in slices, with turns of others in between', async () => {
+      const memory = new MemoryBacking(64 << 20);
+      const host = hostOf(memory);
+      const blocks = WRITE_SAME_OCTETS_MAX / 512;
+      await host.write(host.cbw(cdb16(0x93, 0, blocks), 512, false));
+      await host.write(pattern(512, 5));
+      for (let slices = 1, before = 0; memory.allocatedOctets < WRITE_SAME_OCTETS_MAX; slices++) {
+        const slice = memory.allocatedOctets - before;
+        assert.equal(slice, SLICE_BYTES, `slice ${slices}`);
+        assert.equal(host.peekIn(13), 'nak');
+        before = memory.allocatedOctets;
+        await new Promise((resolve) => setImmediate(resolve));
+      }
+      assert.equal((await host.readStatus()).status, 0);
+      const last = await host.pass(cdb16(0x88, blocks - 1, 2), { in: 1024 });
+      assertOctets(last.subarray(0, 512), pattern(512, 5));
+      assertZeros(last.subarray(512));
+    });
+
+    it('many short ones have turns in between, too', async () => {
+      const memory = new MemoryBacking(64 << 20);
+      const host = hostOf(memory);
+      let turns = 0;
+      const count = () => {
+        turns++;
+        immediate = setImmediate(count);
+      };
+      let immediate = setImmediate(count);
+      for (let n = 0; n < 32; n++) {
+        await host.pass(cdb16(0x93, n * 1024, 1024), { out: pattern(512, 5) });
+      }
+      clearImmediate(immediate);
+      assert(turns >= 15, `${turns} turns for 16 MiB`);
+    });
+
+    it('UNMAP of much is worked off in slices', async () => {
+      const memory = new MemoryBacking(TIB);
+      const host = hostOf(memory);
+      const list = unmapList([0n, 4 << 20]);
+      await host.write(host.cbw(unmap(list), list.length, false));
+      await host.write(list);
+      let turns = 0;
+      for (; host.peekIn(13) === 'nak'; turns++) {
+        await new Promise((resolve) => setImmediate(resolve));
+      }
+      assert(turns >= 31, `${turns} turns for 2 GiB`);
     });
 
     it('WRITE SAME of zeros with UNMAP frees pages', async () => {
