@@ -4,6 +4,7 @@
  */
 import { strict as assert } from 'node:assert';
 import fc from 'fast-check';
+import { AnswerWatch } from '../../src/core/answer-watch.ts';
 import { systemClock } from '../../src/core/clock.ts';
 import {
   type ConfigurationDescriptor,
@@ -365,7 +366,16 @@ describe('what devices say, at random', function () {
         fc.array(reply, { maxLength: 60 }),
         fc.boolean(),
         (submissions, replies, stallProtocol) => {
-          const frontEnd = new FrontEnd({ deviceId: 1, stallProtocol, onOutput: () => {} });
+          const frontEnd = new FrontEnd({
+            deviceId: 1,
+            stallProtocol,
+            unlinks: new AnswerWatch({
+              milliseconds: 1,
+              clock: { now: () => 0, after: () => () => {} },
+              onLate: () => {},
+            }),
+            onOutput: () => {},
+          });
           const framer = new Framer(frontEnd, new BufferPool());
           let commands = 0;
           const ended = new Map<number, number>();
