@@ -172,7 +172,7 @@ describe('tidy', () => {
         assert.deepEqual(whats('src/usbip/framer.ts', `// a\n${line}\n`), [
           `2: ${use} in a pure file`,
         ]);
-        assert.deepEqual(whats('src/usbip/server.ts', line), [], 'it may be elsewhere');
+        assert.deepEqual(whats('src/usbip/sockets.ts', line), [], 'it may be elsewhere');
       });
     }
 
