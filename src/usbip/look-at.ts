@@ -4,7 +4,7 @@
  * A server, or a device behind it, may be silent, and a list has up to 1024 devices. So each device has a time,
  * several are looked at at a time, and all of them together have one too: what is known by then is used.
  */
-import { type Clock, systemClock } from '../core/clock.ts';
+import type { Clock } from '../core/clock.ts';
 import { UserError } from '../core/errors.ts';
 import { within } from '../core/within.ts';
 import { importDevice, type RemoteDevice } from './client.ts';
@@ -23,12 +23,12 @@ export interface Looks<T> {
   readonly read: (remote: RemoteDevice) => Promise<T>;
   /** Takes what was read, as it comes. */
   readonly onRead: (busId: string, what: T) => void;
-  readonly clock?: Clock;
+  readonly clock: Clock;
 }
 
 /** Returns why some devices could not be read, in the order of `busIds`. */
 export async function lookAt<T>(looks: Looks<T>): Promise<string[]> {
-  const { busIds, onRead, clock = systemClock } = looks;
+  const { busIds, onRead, clock } = looks;
   const end = clock.now() + LOOKS_MILLISECONDS;
   const failures: string[] = [];
   let next = 0;
@@ -61,7 +61,7 @@ async function lookAtOne<T>(
   const end = clock.now() + milliseconds;
   const remote = await importDevice(server, busId, { milliseconds, clock });
   const late = () => {
-    throw refusal(`no answer in ${milliseconds} ms, wanted its descriptors`);
+    throw refusal(`no answer in ${Math.round(milliseconds)} ms, wanted its descriptors`);
   };
   try {
     const what = await within(read(remote), Math.max(0, end - clock.now()), late, clock);
