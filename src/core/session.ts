@@ -37,7 +37,7 @@ import { FailedSession } from './failed-session.ts';
 import { LET_GO_MILLISECONDS } from './limits.ts';
 import { timedRecovery } from './recovery.ts';
 import { type RunningClock, runningTime } from './running-time.ts';
-import { TurnBudget } from './turn-budget.ts';
+import { OPERATION_BYTES, TURN_OPERATIONS_MAX } from './turn-budget.ts';
 import type { Urb, UrbStatus } from './urb.ts';
 import { UrbTable } from './urb-table.ts';
 import { within } from './within.ts';
@@ -65,8 +65,6 @@ export interface SessionOptions {
   /** How the client's handlers are waited for after an error; see `Recovery`. */
   readonly recovery?: Recovery;
   readonly clock?: Clock;
-  /** What its work counts in; default: one of its own. */
-  readonly budget?: TurnBudget;
 }
 
 type State = 'open' | 'removed' | 'closing' | 'closed';
@@ -81,11 +79,10 @@ export class DeviceSession implements DeviceHost {
   readonly #slotOptions: EndpointSlotOptions;
   readonly #slots: (EndpointSlot | undefined)[] = new Array(ENDPOINT_PLACES).fill(undefined);
   readonly #outstanding = new UrbTable();
-  readonly #actions = new Actions<Urb, ActionKind>();
+  readonly #actions = new Actions<Urb, ActionKind>(TURN_OPERATIONS_MAX);
   /** All that clients, devices and timers call runs in here. */
   readonly #containment = new Containment((error) => this.#fail(error));
   #carryingOut = false;
-  readonly #budget: TurnBudget;
   /** Actions wait for the next turn. */
   #awaitsTurn = false;
   #state: State = 'open';
@@ -107,7 +104,6 @@ export class DeviceSession implements DeviceHost {
     this.#client = client;
     const { recovery = timedRecovery() } = options;
     this.#clock = runningTime(this.#containment.clock(options.clock ?? systemClock));
-    this.#budget = options.budget ?? new TurnBudget();
     const onDeadline = (slot: EndpointSlot) => this.#elapsed(slot);
     const hasReport = (mark: number) => client.evidence?.(mark) !== 'sent-before-report';
     this.#slotOptions = { device, recovery, clock: this.#clock, hasReport, onDeadline };
@@ -373,15 +369,14 @@ export class DeviceSession implements DeviceHost {
   }
 
   /**
-   * Works off the actions; what is more than one turn's work is left for the next one. Nothing depends on
-   * when an action is carried out, only on their order.
+   * Works off the actions; what is more than one turn's work (turn-budget.ts) is left for the next one.
+   * Nothing depends on when an action is carried out, only on their order.
    */
   #carryOut(): void {
     if (this.#carryingOut) return;
     this.#carryingOut = true;
-    this.#budget.beginEvent();
     const actions = this.#actions;
-    for (let kind = actions.next(); kind !== undefined; kind = this.#next()) {
+    for (let kind = actions.next(); kind !== undefined; kind = actions.next()) {
       if (this.hasFailed) break;
       const urb = actions.subject;
       switch (kind) {
@@ -403,6 +398,7 @@ export class DeviceSession implements DeviceHost {
       }
     }
     this.#carryingOut = false;
+    if (!actions.isEmpty) this.#awaitTurn();
   }
 
   #start(urb: Urb): void {
@@ -420,19 +416,19 @@ export class DeviceSession implements DeviceHost {
     this.#carryOut();
   }
 
-  #next(): ActionKind | undefined {
-    const actions = this.#actions;
-    if (!this.#budget.isSpent || actions.isEmpty) return actions.next();
+  /** There are more actions than are carried out in one turn. */
+  #awaitTurn(): void {
+    this.#actions.goOn();
     if (!this.#awaitsTurn) this.#clock.after(0, () => this.#turn());
     this.#awaitsTurn = true;
-    return undefined;
   }
 
   #giveBack(urb: Urb, status: UrbStatus): void {
     const known = this.#outstanding.delete(urb);
     assert(known, 'Cannot give back a URB: it was given back before');
     urb.outstanding = false;
-    this.#budget.spend(1 + (urb.packets?.length ?? 0), urb.actualOctets);
+    if (urb.actualOctets >= OPERATION_BYTES)
+      this.#actions.charge(urb.actualOctets / OPERATION_BYTES);
     const unasked = this.#state !== 'open' && status === 'unlinked';
     urb.status = unasked ? 'shutdown' : status;
     if (status !== 'ok') this.errorCount++;

@@ -19,7 +19,7 @@ import type { SessionLimits } from '../core/limits.ts';
 import type { MemoryBudget } from '../core/memory-budget.ts';
 import type { Claim, Registry } from '../core/registry.ts';
 import type { SessionOptions } from '../core/session.ts';
-import { TurnBudget } from '../core/turn-budget.ts';
+import { OPERATION_BYTES, TurnBudget } from '../core/turn-budget.ts';
 import type { Loan } from '../core/urb.ts';
 import { RETURN_RECOVERY } from '../stall/fence.ts';
 import type { BufferPool } from './buffer-pool.ts';
@@ -73,6 +73,9 @@ export type ConnectionEvent =
  */
 const RELEASE_MILLISECONDS = 5_000;
 
+/** Commands between two looks at the budget, which cost more than a command would bear. */
+const COMMANDS_TOGETHER = 8;
+
 /** An import that is not answered yet. */
 interface Waiting {
   readonly busId: string;
@@ -124,7 +127,8 @@ export class Connection {
   receive(chunk: Buffer, isSameTurn = false): void {
     if (this.#isOver) return;
     assert(this.#rest === null, 'Cannot take more: there is a rest, which comes first');
-    this.#budget.beginTurn(isSameTurn);
+    if (!isSameTurn) this.#budget.renew();
+    this.#budget.spend(chunk.length);
     const end = this.#feed(chunk, 0);
     if (end === chunk.length || this.#isOver) return;
     this.#rest = this.#options.pool.take(chunk.length - end);
@@ -144,7 +148,7 @@ export class Connection {
    */
   goOn(): void {
     const rest = this.#rest;
-    this.#budget.beginTurn();
+    this.#budget.renew();
     if (rest === null) return;
     this.#restStart = this.#feed(rest, this.#restStart);
     if (this.#restStart === rest.length || this.#isOver) this.#dropRest();
@@ -154,13 +158,19 @@ export class Connection {
     return this.#ending || this.#closing;
   }
 
+  /** A few commands after the other, until the budget is spent. Returns where the rest begins. */
   #feed(chunk: Buffer, start: number): number {
     this.#receiving = true;
+    let at = start;
     try {
-      return this.#framer.receive(chunk, start);
+      while (at < chunk.length && !this.#budget.isSpent) {
+        const { position } = this.#writer;
+        at = this.#framer.receive(chunk, at, COMMANDS_TOGETHER);
+        this.#budget.spend(COMMANDS_TOGETHER * OPERATION_BYTES + this.#writer.position - position);
+      }
+      return at;
     } finally {
       this.#receiving = false;
-      this.#budget.endTurn();
     }
   }
 
@@ -200,7 +210,6 @@ export class Connection {
   #frameHandler() {
     const connection = this;
     return {
-      budget: this.#budget,
       get headerOctets() {
         return connection.#urbs?.headerOctets ?? OpCommon.octets;
       },
@@ -292,8 +301,7 @@ export class Connection {
       },
     });
     const recovery = stallProtocol ? { ...session, recovery: RETURN_RECOVERY } : session;
-    const options = { ...recovery, budget: this.#budget };
-    const claim = this.#tryClaim(() => registry.claim(busId, peer, urbs, options));
+    const claim = this.#tryClaim(() => registry.claim(busId, peer, urbs, recovery));
     if (typeof claim === 'string') {
       this.#refuse(busId, claim);
       return;

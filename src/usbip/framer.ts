@@ -7,12 +7,9 @@
  * peer's numbers: this file trusts it and allocates.
  */
 import { assert } from '../core/assert.ts';
-import type { TurnBudget } from '../core/turn-budget.ts';
 import type { BufferPool } from './buffer-pool.ts';
 
 export interface FrameHandler {
-  /** When it is spent, the rest of a chunk is left. Default: nothing is. */
-  readonly budget?: TurnBudget;
   /** Octets of the next header, at most `HEADER_OCTETS_MAX`; read before each. */
   readonly headerOctets: number;
   /** A header, at `at` in `view`, valid during the call. Returns the octets of its body. */
@@ -57,13 +54,13 @@ export class Framer {
   /**
    * Takes a chunk, from `start` on. The handler may throw; the stream is then of no more use.
    *
-   * @returns where it has stopped: at the chunk's end, unless the handler's budget is spent.
+   * @param framesMax - headers, and pieces of bodies that do not lie in the chunk as a whole
+   * @returns where it has stopped: at the chunk's end, or behind that many
    */
-  receive(chunk: Buffer, start = 0): number {
+  receive(chunk: Buffer, start = 0, framesMax = Number.POSITIVE_INFINITY): number {
     if (this.#view.buffer !== chunk.buffer) this.#view = new DataView(chunk.buffer);
-    const { budget } = this.#handler;
     let at = start;
-    while (at < chunk.length && budget?.isSpent !== true) {
+    for (let left = framesMax; at < chunk.length && left > 0; left--) {
       at = this.#bodyMissing > 0 ? this.#gather(chunk, at) : this.#receiveHeader(chunk, at);
     }
     return at;

@@ -1,10 +1,10 @@
 /**
  * When a client's socket is read from: one turn's worth of its input at a time, in turn with all others.
  *
- * libuv reads a socket up to 32 times in a turn of the event loop while each read fills the memory, so
- * these reads share one budget (core/turn-budget.ts). When that is spent, the socket is not read from,
- * and the connection goes on with what it has when all others have had their turn. A read that leaves
- * memory free is the last of its turn: nothing has to be arranged then, which is the usual case.
+ * When the budget of a turn (core/turn-budget.ts) is spent, the socket is not read from, and the connection
+ * goes on with what it has when all others have had their turn. libuv reads a socket up to 32 times in a
+ * turn of the event loop while each read fills the memory, so a read behind a full one shares its budget. It
+ * may belong to a later turn; to find that out would cost more than to pause now and then for nothing.
  */
 import type { Socket } from 'node:net';
 import type { Connection } from './connection.ts';
@@ -14,7 +14,7 @@ export interface ReadTurnsOptions {
   readonly connection: Pick<Connection, 'isBehind'>;
   /** Bytes that one read may bring. */
   readonly readBytesMax: number;
-  /** Replies that wait for a client before its input is not worked off any more. */
+  /** Replies that wait for a client before its input is not worked off any more; who writes them pauses it. */
   readonly unsentBytesMax: number;
   /** Goes on with the input that the connection has; call `worked` at its end. */
   readonly goOn: () => void;
@@ -22,7 +22,9 @@ export interface ReadTurnsOptions {
 
 export class ReadTurns {
   readonly #options: ReadTurnsOptions;
-  /** The end of a turn in which there may be more to read, or after which there is more to do. */
+  /** The last read has filled the memory. */
+  #wasFull = false;
+  /** The end of a turn after which there is more to do. */
   #turnEnd: NodeJS.Immediate | null = null;
 
   constructor(options: ReadTurnsOptions) {
@@ -31,16 +33,18 @@ export class ReadTurns {
     options.socket.on('close', () => this.#stop());
   }
 
-  /** Whether what is read now belongs to the turn of the read before. */
+  /** Whether what is read now may belong to the turn of the read before. */
   get isSameTurn(): boolean {
-    return this.#turnEnd !== null;
+    return this.#wasFull;
   }
 
   /** Call after input was worked off and its replies were written; `count` bytes had been read for it. */
   worked(count: number): void {
     const { socket, connection, readBytesMax } = this.#options;
-    if (connection.isBehind || this.#isChoked) socket.pause();
-    if (connection.isBehind || count === readBytesMax) this.#awaitTurnEnd();
+    this.#wasFull = count === readBytesMax;
+    if (!connection.isBehind) return;
+    socket.pause();
+    this.#awaitTurnEnd();
   }
 
   /** The client takes no replies. */

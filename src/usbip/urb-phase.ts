@@ -12,7 +12,7 @@ import { RemoteProtocolError } from '../core/errors.ts';
 import type { SessionLimits } from '../core/limits.ts';
 import type { MemoryAccount } from '../core/memory-budget.ts';
 import type { SessionClient } from '../core/session.ts';
-import { TurnBudget } from '../core/turn-budget.ts';
+import { OPERATION_BYTES, type TurnBudget } from '../core/turn-budget.ts';
 import { type Room, Urb, type UrbStatus } from '../core/urb.ts';
 import type { Evidence } from '../stall/fence.ts';
 import type { BufferPool } from './buffer-pool.ts';
@@ -63,7 +63,7 @@ export interface UrbPhaseOptions {
   readonly stallProtocol: boolean;
   /** The writer's loans are given back when what it wrote has been sent. */
   readonly borrows?: boolean;
-  /** What commands count in. */
+  /** What isochronous packets count in; whoever hands on the commands counts those. */
   readonly budget?: TurnBudget;
   /** A reply was written. */
   readonly onReply: () => void;
@@ -78,7 +78,6 @@ export class UrbPhase implements FrameHandler, SessionClient {
   keepBody = true;
   readonly failed: (error: unknown) => void;
   readonly #options: UrbPhaseOptions;
-  readonly #budget: TurnBudget;
   /** Set right after construction: the session needs its client first. */
   #session: UrbSession | null = null;
   readonly #header = emptySubmitHeader();
@@ -100,7 +99,6 @@ export class UrbPhase implements FrameHandler, SessionClient {
   constructor(options: UrbPhaseOptions) {
     this.#options = options;
     this.borrows = options.borrows ?? false;
-    this.#budget = options.budget ?? new TurnBudget();
     this.failed = options.onBug;
     const { limits, writer, network, memory } = options;
     this.#memory = new ClientMemory(limits, writer, network, memory);
@@ -119,7 +117,6 @@ export class UrbPhase implements FrameHandler, SessionClient {
 
   header(view: DataView, at: number): number {
     const command = view.getUint32(at);
-    this.#budget.spend(1, 0);
     if (command === COMMAND.submit) return this.#submitHeader(view, at);
     if (command === COMMAND.unlink) {
       this.#unlink(view, at);
@@ -206,7 +203,7 @@ export class UrbPhase implements FrameHandler, SessionClient {
     const seen = this.#see(this.#endpoint);
     this.#isochronous = seen?.type === 'isochronous';
     const octets = bodyOctets(header, seen, limits);
-    if (this.#isochronous) this.#budget.spend(header.packetCount, 0);
+    if (this.#isochronous) this.#options.budget?.spend(header.packetCount * OPERATION_BYTES);
     if (this.#wasUnlinked(header.seqnum)) {
       this.keepBody = false;
       return octets;

@@ -10,8 +10,6 @@ import type { Urb, UrbStatus } from '../../urb.ts';
 import type { EndpointDefinition, InHandler, OutHandler } from './definition.ts';
 import type { Pace } from './isochronous.ts';
 
-const NO_BYTES = Buffer.alloc(0);
-
 /**
  * Bytes of one transfer that handlers move in one turn of the event loop. What a longer IN transfer
  * brings is put together on the way: to touch many megabytes of fresh memory at once takes longest of all.
@@ -26,10 +24,8 @@ export interface EndpointRun<S> {
   urb: Urb | null;
   /** Octets of `urb` that handlers have moved so far. */
   moved: number;
-  /** IN data moved so far, when it came in more than one piece. */
+  /** IN data moved so far; of a long transfer one piece, as long as it may become. */
   parts: Uint8Array[];
-  /** In place of `parts` for a transfer of more than a slice that comes in pieces. */
-  gathered: Buffer | null;
   readonly pace: Pace;
   cancelTimer: (() => void) | null;
 }
@@ -48,9 +44,10 @@ export function moveData<S>(run: EndpointRun<S>, state: S): Progress {
 }
 
 function moveIn<S>(run: EndpointRun<S>, urb: Urb, state: S, onIn: InHandler<S>): Progress {
+  const isLong = urb.octets > SLICE_BYTES;
   const sliceEnd = run.moved + SLICE_BYTES;
   for (;;) {
-    if (run.moved >= sliceEnd) return 'slice';
+    if (isLong && run.moved >= sliceEnd) return 'slice';
     const octetsMax = urb.octets - run.moved;
     const answer = onIn(state, octetsMax);
     if (run.urb !== urb) return null; // the handler has unplugged the device
@@ -59,10 +56,10 @@ function moveIn<S>(run: EndpointRun<S>, urb: Urb, state: S, onIn: InHandler<S>):
       return answer.answer === 'stall' ? markHalted(run) : answer.status;
     }
     if (answer.length > octetsMax) {
-      take(run, answer.subarray(0, octetsMax));
+      take(run, urb, isLong, answer.subarray(0, octetsMax));
       return 'babble';
     }
-    take(run, answer);
+    take(run, urb, isLong, answer);
     if (run.moved === urb.octets) return 'ok';
     const short = answer.length === 0 || answer.length % run.info.maxPacketOctets !== 0;
     if (short) return urb.shortNotOk ? 'short' : 'ok';
@@ -100,29 +97,24 @@ function moveOut<S>(run: EndpointRun<S>, urb: Urb, state: S, onOut: OutHandler<S
   }
 }
 
-function take<S>(run: EndpointRun<S>, octets: Uint8Array): void {
-  if (octets.length === 0) return;
-  const bytes = run.urb?.octets ?? 0;
-  if (bytes > SLICE_BYTES && octets.length < bytes) {
-    run.gathered ??= Buffer.allocUnsafeSlow(bytes);
-    run.gathered.set(octets, run.moved);
-  } else {
-    run.parts.push(octets);
-  }
-  run.moved += octets.length;
+function take<S>(run: EndpointRun<S>, urb: Urb, isLong: boolean, bytes: Uint8Array): void {
+  if (bytes.length === 0) return;
+  if (isLong && bytes.length < urb.octets) gather(run, urb, bytes);
+  else run.parts.push(bytes);
+  run.moved += bytes.length;
 }
 
-/** What a transfer that has ended has brought. */
-export function takeData<S>(run: EndpointRun<S>): Uint8Array {
-  const { parts, gathered, moved } = run;
-  if (gathered !== null) {
-    run.gathered = null;
-    return gathered.subarray(0, moved);
-  }
-  if (parts.length === 0) return NO_BYTES;
-  const data = parts.length === 1 ? (parts[0] ?? NO_BYTES) : Buffer.concat(parts);
-  parts.length = 0;
-  return data;
+/** The pieces of a long transfer are put together as they come. */
+function gather<S>(run: EndpointRun<S>, urb: Urb, bytes: Uint8Array): void {
+  run.parts[0] ??= Buffer.allocUnsafeSlow(urb.octets);
+  run.parts[0].set(bytes, run.moved);
+}
+
+/** What a transfer that has ended has brought; it came in pieces. */
+export function joined<S>({ parts, moved }: EndpointRun<S>): Uint8Array {
+  const [first] = parts;
+  if (parts.length > 1 || first === undefined) return Buffer.concat(parts);
+  return first.length === moved ? first : first.subarray(0, moved);
 }
 
 function markHalted<S>(run: EndpointRun<S>): 'stall' {

@@ -17,7 +17,7 @@ import type { Urb, UrbStatus } from '../../urb.ts';
 import { ControlPipe } from './control-pipe.ts';
 import type { DeviceDefinition, EndpointDefinition } from './definition.ts';
 import { failPackets, movePackets, schedule } from './isochronous.ts';
-import { type EndpointRun, moveData, type Progress, takeData } from './packets.ts';
+import { type EndpointRun, joined, moveData, type Progress } from './packets.ts';
 
 const NO_OCTETS = Buffer.alloc(0);
 
@@ -238,7 +238,12 @@ export class VirtualDevice<S> implements UsbDevice {
     run.urb = null;
     run.cancelTimer?.();
     run.cancelTimer = null;
-    this.#complete(urb, status, run.moved, takeData(run));
+    let dataIn: Uint8Array = NO_OCTETS;
+    if (run.parts.length > 0) {
+      dataIn = joined(run);
+      run.parts.length = 0;
+    }
+    this.#complete(urb, status, run.moved, dataIn);
   }
 
   #complete(urb: Urb, status: UrbStatus, actualOctets: number, dataIn: Uint8Array): void {
@@ -262,7 +267,6 @@ export class VirtualDevice<S> implements UsbDevice {
         urb: null,
         moved: 0,
         parts: [],
-        gathered: null,
         pace: { busyUntilMilliseconds: Number.NEGATIVE_INFINITY },
         cancelTimer: null,
       };
