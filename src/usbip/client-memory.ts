@@ -10,7 +10,7 @@ import type { MemoryAccount } from '../core/memory-budget.ts';
 import type { ReplyWriter } from './reply-writer.ts';
 
 /** What one packet of an outstanding isochronous URB costs, beside its data. */
-const ISO_PACKET_BYTES = 64;
+export const ISO_PACKET_BYTES = 64;
 /** What any outstanding URB costs, beside its data and for all clients together. */
 const URB_BYTES = 512;
 /** An unlink that waits for its URB. */
@@ -23,13 +23,13 @@ export interface Unsent {
 }
 
 export class ClientMemory {
+  /** What URBs cost that are not given back (`costOf`), and the one whose body arrives. */
+  outstandingBytes = 0;
+  arrivingBytes = 0;
   readonly #limits: SessionLimits;
   readonly #writer: ReplyWriter;
   readonly #network: Unsent;
   readonly #account: MemoryAccount | undefined;
-  /** Transfer buffers of URBs that are not given back, and of the one whose body arrives. */
-  #outstandingBytes = 0;
-  #arrivingBytes = 0;
 
   /** Without an account, nothing is shared with others. */
   constructor(
@@ -53,19 +53,6 @@ export class ClientMemory {
     return account === undefined || account.admits(heldBytes + outstandingCount * URB_BYTES, bytes);
   }
 
-  /** Its body arrives, which ends with `submitted` or with the next of these. */
-  arriving(bytes: number): void {
-    this.#arrivingBytes = bytes;
-  }
-
-  submitted(bytes: number): void {
-    this.#outstandingBytes += bytes;
-  }
-
-  gaveBack(bytes: number): void {
-    this.#outstandingBytes -= bytes;
-  }
-
   /** What the client holds counts for others from now on; to be called after whatever changes it. */
   note(outstandingCount: number, earlyUnlinkCount: number): void {
     const others = outstandingCount * URB_BYTES + earlyUnlinkCount * EARLY_UNLINK_BYTES;
@@ -79,11 +66,11 @@ export class ClientMemory {
 
   #dataBytes(): number {
     const replyBytes = this.#writer.pendingOctets + this.#network.unsentOctets();
-    return this.#outstandingBytes + this.#arrivingBytes + replyBytes;
+    return this.outstandingBytes + this.arrivingBytes + replyBytes;
   }
 }
 
-/** What a URB that is outstanding counts for. */
-export function costOf(dataBytes: number, packetCount: number): number {
-  return dataBytes + packetCount * ISO_PACKET_BYTES;
+/** What a URB counts for, beside `URB_BYTES`. */
+export function costOf(dataBytes: number, packets: readonly unknown[] | null): number {
+  return packets === null ? dataBytes : dataBytes + packets.length * ISO_PACKET_BYTES;
 }

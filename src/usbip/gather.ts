@@ -17,6 +17,8 @@ export class Gather {
   slab: Buffer = NO_SLAB;
   /** Of the slab; another one after `room`, perhaps. */
   view: DataView = NO_VIEW;
+  /** Octets that the slab has room for. */
+  #slabOctets = 0;
   /** Where the piece of slab begins that is not in `#pieces` yet, and where it ends. */
   #start = 0;
   #end = 0;
@@ -61,9 +63,10 @@ export class Gather {
 
   /** Makes room for `octets` zeros, at most a slab, and returns where in it they begin. */
   room(octets: number): number {
-    if (this.#end + octets > this.slab.length) {
+    if (this.#end + octets > this.#slabOctets) {
       this.#seal();
       this.slab = Buffer.alloc(SLAB_OCTETS);
+      this.#slabOctets = SLAB_OCTETS;
       this.view = new DataView(this.slab.buffer);
       this.#start = 0;
       this.#end = 0;

@@ -16,7 +16,7 @@ import { OPERATION_BYTES, type TurnBudget } from '../core/turn-budget.ts';
 import { type Room, Urb, type UrbStatus } from '../core/urb.ts';
 import type { Evidence } from '../stall/fence.ts';
 import type { BufferPool } from './buffer-pool.ts';
-import { ClientMemory, costOf, type Unsent } from './client-memory.ts';
+import { ClientMemory, costOf, ISO_PACKET_BYTES, type Unsent } from './client-memory.ts';
 import { EarlyUnlinks } from './early-unlinks.ts';
 import { CLEAR_STALL_FLAG } from './extension.ts';
 import type { FrameHandler } from './framer.ts';
@@ -136,6 +136,7 @@ export class UrbPhase implements FrameHandler, SessionClient {
   }
 
   body(octets: Buffer, pooled: boolean): void {
+    this.#memory.arrivingBytes = 0;
     // What is in a chunk has to be copied sooner or later: best to where it need not be again.
     const lasts = pooled || this.#room !== null;
     if (lasts) this.#lookAgain();
@@ -158,7 +159,7 @@ export class UrbPhase implements FrameHandler, SessionClient {
 
   gaveBack(urb: Urb): void {
     const { writer, pool } = this.#options;
-    this.#memory.gaveBack(costOf(urb.octets, urb.packets?.length ?? 0));
+    this.#memory.outstandingBytes -= costOf(urb.octets, urb.packets);
     if (urb.pooled !== null) {
       pool.give(urb.pooled);
       urb.pooled = null;
@@ -209,14 +210,14 @@ export class UrbPhase implements FrameHandler, SessionClient {
       return octets;
     }
     this.#refusal = session.isOpen ? refusal(header, this.#endpoint, limits) : 'shutdown';
-    const cost = costOf(header.octets, this.#isochronous ? header.packetCount : 0);
+    const cost = header.octets + (this.#isochronous ? header.packetCount * ISO_PACKET_BYTES : 0);
     if (this.#refusal === 'ok' && !this.#memory.admits(session.outstandingCount, cost))
       this.#refusal = 'no-memory';
     // Packet descriptors are needed even for a refusal; data alone is passed over.
     this.keepBody = this.#refusal === 'ok' || this.#isochronous;
-    if (this.#refusal === 'ok') this.#memory.arriving(cost);
     if (octets === 0) this.#submit(NO_OCTETS, false);
     else if (!this.keepBody) this.#refuse(this.#refusal, NO_OCTETS);
+    else if (this.#refusal === 'ok') this.#memory.arrivingBytes = cost;
     return octets;
   }
 
@@ -249,7 +250,6 @@ export class UrbPhase implements FrameHandler, SessionClient {
   }
 
   #submit(body: Buffer, pooled: boolean): void {
-    this.#memory.arriving(0);
     const endpoint = this.#endpoint;
     const built =
       this.#refusal === 'ok' && endpoint !== undefined
@@ -268,7 +268,7 @@ export class UrbPhase implements FrameHandler, SessionClient {
     if (this.#options.stallProtocol) {
       built.clearStall = (this.#header.transferFlags & CLEAR_STALL_FLAG) !== 0;
     }
-    this.#memory.submitted(costOf(built.octets, built.packets?.length ?? 0));
+    this.#memory.outstandingBytes += costOf(built.octets, built.packets);
     this.#openSession().submit(built);
     // The memory of a chunk is used again for the next one; what waits needs its own.
     if (built.outstanding && !pooled && !inRoom) built.dataOut = Buffer.from(built.dataOut);
