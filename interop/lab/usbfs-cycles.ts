@@ -54,10 +54,11 @@ export async function exportCycles(guest: Guest, serial: string, times: number):
   const client = join(import.meta.dirname, '..', '..', 'src', 'cli', 'control-client.js');
   const program = (count: number) => `
     import { callGateway } from '${client}';
+    const control = { path: '${control}', chosen: true };
     const spec = 'usb:*:*:${serial},busid=9-1';
     for (let n = 0; n < ${count}; n++) {
-      await callGateway('${control}', { command: 'export', spec, folder: '/' }, 20000);
-      await callGateway('${control}', { command: 'unexport', busId: '9-1' }, 20000);
+      await callGateway(control, { command: 'export', spec, folder: '/' }, 20000);
+      await callGateway(control, { command: 'unexport', busId: '9-1' }, 20000);
     }`;
   await withoutGrowth(guest, gateway, times, async (count) => {
     await guest.succeed('cat > /run/cycles.mjs && node /run/cycles.mjs', {

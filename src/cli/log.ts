@@ -12,8 +12,15 @@ import { boundedOutput } from './log-output.ts';
 
 export type Log = Logger;
 
-/** By default lines go to stderr, whose reader may stall: see log-output.ts. */
-export function createLog(verbose: boolean, write = boundedOutput(process.stderr, lostLine)) {
+let stderrOutput: ((line: string) => boolean) | undefined;
+
+/** To whoever reads stderr, who may stall: see log-output.ts. One for the process, since it listens to the stream. */
+function toStderr(line: string): boolean {
+  stderrOutput ??= boundedOutput(process.stderr, lostLine);
+  return stderrOutput(line);
+}
+
+export function createLog(verbose: boolean, write = toStderr) {
   return pino(
     { base: null, level: verbose ? 'debug' : 'info' },
     { write: (json: string) => write(formatLine(json)) },

@@ -8,6 +8,7 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   if (error.code !== 'EPIPE') throw error;
 });
 // Node.js would print what is in the message as it is, and that may come from a peer.
+// Commands that serve replace this: see endOnBug.
 process.on('uncaughtException', (error) => process.exit(complain(error)));
 
 const code = await runUrbgate(process.argv.slice(2));

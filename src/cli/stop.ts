@@ -62,6 +62,7 @@ export function stopOnSignal(what: Stoppable, log: Log): Stopping {
 /** Lets go of what can be let go of, and ends with an exit code that says so. */
 export function endOnBug(close: () => Promise<void>, log: Log): void {
   let isEnding = false;
+  process.removeAllListeners('uncaughtException'); // of commands that serve nobody, see main.ts
   process.on('uncaughtException', (error: unknown) => {
     if (isEnding) return; // it comes of the first
     isEnding = true;

@@ -116,13 +116,15 @@ export class Tries {
   async #letGo(): Promise<void> {
     const { letGo, lines, clock, text } = this.#options;
     const late = () => {
-      throw new UserError(`it does not let go within ${LET_GO_MILLISECONDS / 1000} s`);
+      throw new UserError(
+        `Cannot let go of ${text}: it is still attached after ${LET_GO_MILLISECONDS / 1000} s, wanted its port to be free`,
+      );
     };
     try {
       await within(letGo(), LET_GO_MILLISECONDS, late, clock);
     } catch (error) {
       const isExpected = error instanceof UserError;
-      if (isExpected) lines.warn(`${text}: ${error.message}`, 'failed releases', text);
+      if (isExpected) lines.warn(error.message, 'failed releases', text);
       else lines.bug(error, `Cannot let go of ${text}`, text);
     }
   }

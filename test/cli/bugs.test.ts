@@ -178,7 +178,10 @@ describe('a gateway that ends', () => {
   it('takes no device any more, of which nobody would let go', async () => {
     const gateway = new Gateway(logged().log);
     const exporting = gateway.export('virtual:serial', '/');
-    const refused = assert.rejects(exporting, /Cannot export virtual:serial: the gateway ends/);
+    const refused = assert.rejects(
+      exporting,
+      /Cannot export virtual:serial: the gateway is stopping/,
+    );
     await gateway.close();
     await refused;
     assert.deepEqual(gateway.status().exports, []);

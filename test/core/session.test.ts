@@ -1,4 +1,5 @@
 import { strict as assert } from 'node:assert';
+import { LET_GO_MILLISECONDS } from '../../src/core/limits.ts';
 import { DeviceSession, type SessionClient, type SessionOptions } from '../../src/core/session.ts';
 import { TURN_BYTES_MAX, TURN_OPERATIONS_MAX } from '../../src/core/turn-budget.ts';
 import { FakeClock } from '../examples/rig.ts';
@@ -151,7 +152,7 @@ describe('DeviceSession', () => {
         const { device, client, clock, session } = openBehind(3000);
         device.complete(device.atDevice[0]);
         const closed = session[end]();
-        clock.advance(LONG);
+        clock.advance(LET_GO_MILLISECONDS - 1);
         await closed;
         assert.equal(client.take().filter((line) => !line.startsWith('removed')).length, 3001);
       }

@@ -141,13 +141,29 @@ describe('a bug ends one connection', () => {
     await attachAgain();
   });
 
-  it('the device list comes to a bug: whoever asks is let go, nobody else', async () => {
+  /** A bug of the registry's, once. */
+  const breakRegistry = (method: 'list' | 'get') => {
+    bench.registry[method] = () => {
+      Reflect.deleteProperty(bench.registry, method);
+      throw new MadeBug('the registry throws');
+    };
+  };
+
+  it('a device that does not say what it is, is listed as before', async () => {
     bench.device.fault = 'info throws';
+    const lister = await SocketClient.connect(bench.address);
+    lister.send(listRequest());
+    assert.equal((await lister.rest()).readUInt32BE(8), 2);
+    assert.deepEqual(bench.bugs, []);
+  });
+
+  it('the device list comes to a bug: whoever asks is let go, nobody else', async () => {
+    breakRegistry('list');
     const lister = await SocketClient.connect(bench.address);
     lister.send(listRequest());
     await lister.closed;
     await othersGoOn();
-    oneLine(/info throws/, /^127\.0\.0\.1:\d+: connection closed by a bug$/);
+    oneLine(/registry throws/, /^127\.0\.0\.1:\d+: connection closed by a bug$/);
     await attachAgain();
   });
 
@@ -167,11 +183,11 @@ describe('a bug ends one connection', () => {
     waiting.send(importRequest('1-1'));
     while (bench.server.clientCount < 3) await turn();
     await turn();
-    device.fault = 'info throws'; // the reply shows it
+    breakRegistry('get');
     go();
     await waiting.closed;
     await othersGoOn();
-    oneLine(/info throws/, /closed by a bug/);
+    oneLine(/registry throws/, /closed by a bug/);
     await attachAgain();
   });
 
