@@ -1,6 +1,6 @@
 /**
  * Loaded into a gateway before its own code (`--import`): notes the processor time of its longest turn of
- * the event loop since the last SIGUSR2, and writes it to the file TURN_CLOCK_FILE at its end. A turn's
+ * the event loop since the last SIGUSR2, and writes it to the file TURN_CLOCK_FILE at SIGTERM. A turn's
  * processor time is what others wait for it on a machine that does nothing else, whatever else this one does.
  */
 import { openSync, readSync, writeFileSync } from 'node:fs';
@@ -30,5 +30,5 @@ if (TURN_CLOCK_FILE !== '') {
     last = processorMilliseconds();
     longest = 0;
   });
-  process.on('exit', () => writeFileSync(TURN_CLOCK_FILE, `${longest}`));
+  process.on('SIGTERM', () => writeFileSync(TURN_CLOCK_FILE, `${longest}`));
 }
