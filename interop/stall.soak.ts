@@ -4,6 +4,7 @@ import { bootCabledGuest, type CabledGuest } from './lab/cable.ts';
 import {
   faults,
   OTHER_CASES,
+  type ProbeCase,
   probeGateway,
   SHORT_CASE,
   UNLINK_CASES,
@@ -15,6 +16,9 @@ import { detachAll } from './lab/usbip.ts';
 const ROUNDS = 10_000;
 /** How many times the rounds of `npm test` the other cases get, idle and loaded. */
 const OTHERS_FACTOR = 5;
+/** Where the client's own unlinks decide, a hold is short: those cases get as many as the first. */
+const byUnlinks = ({ settings: { unlink } }: ProbeCase) =>
+  unlink === 'first' || unlink === 'all' || unlink === 'restart';
 /** A client that the gateway knows nothing of yet is the harder case. */
 const ATTACHES = 100;
 const ROUNDS_OF_ATTACH = 20;
@@ -41,7 +45,10 @@ describe('stall probe, for long', function () {
   for (const load of [false, true]) {
     const cases = [
       { ...SHORT_CASE, rounds: ROUNDS },
-      ...OTHER_CASES.map((one) => ({ ...one, rounds: one.rounds * OTHERS_FACTOR })),
+      ...OTHER_CASES.map((one) => ({
+        ...one,
+        rounds: byUnlinks(one) ? ROUNDS : one.rounds * OTHERS_FACTOR,
+      })),
     ];
     for (const one of cases) {
       const name = `${one.name}, guest ${load ? 'loaded' : 'idle'}`;

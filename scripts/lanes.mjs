@@ -27,6 +27,7 @@ const INTEROP_GROUPS = [
   ['xen-lab', 'attach-xen'],
   ['stall'],
   ['usbfs-hardware'],
+  ['driver-delays'],
   ['usbfs'],
   ['webusb'],
   ['xen-usbfs', 'vanished-client', 'usbfs-sleep'],

@@ -119,6 +119,13 @@ export const OTHER_CASES: readonly ProbeCase[] = [
     rounds: 150,
     statuses: ['0', '-2'],
   },
+  {
+    name: 'unlink of all while they are submitted anew',
+    spec: 'virtual:source-sink,delay=2,stamp',
+    settings: { unlink: 'restart' },
+    rounds: 150,
+    statuses: ['0', '-2'],
+  },
 ];
 
 /** A program that unlinks from outside a completion handler has no promise, locally neither. */

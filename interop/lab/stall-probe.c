@@ -11,7 +11,11 @@
  *   first         the first is taken back right after the last was submitted; the others go on
  *   all           all are taken back then, oldest first
  *
- * The last two are too late where all that they want has come back by itself ("missed" rounds).
+ *   restart       a second thread takes all back, oldest first, again and again, while this one submits
+ *                 each anew as soon as it is back, as programs and drivers do that stop and start
+ *                 in one go. A round is one time that all are taken back
+ *
+ * The last three are too late where all that they want has come back by itself ("missed" rounds).
  *
  * Counted are URBs behind the failed one that moved data ("violations"), rounds that do not end
  * ("hangs"), and, if the device stamps its packets (urbgate's virtual:source-sink with `stamp`, see
@@ -29,6 +33,7 @@
 #include <fcntl.h>
 #include <linux/usbdevice_fs.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -344,6 +349,44 @@ static void run_round(void) {
   count.rounds++;
 }
 
+static volatile int restarting;
+
+/* Takes all back, oldest first, at moments that drift against those of the data. */
+static void *taker(void *unused) {
+  struct timespec pause = {0, 0};
+  (void)unused;
+  while (count.rounds < set.rounds) {
+    long taken = 0;
+    for (long i = 0; i < set.depth; i++) taken += discard(&slots[(count.rounds + i) % set.depth]);
+    if (taken == 0) count.missed++;
+    else count.failed++;
+    count.rounds++;
+    pause.tv_nsec = (1 + count.rounds % 20) * 1000000;
+    nanosleep(&pause, NULL);
+  }
+  restarting = 0;
+  return NULL;
+}
+
+static void run_restarts(void) {
+  pthread_t thread;
+  long out = 0;
+  restarting = 1;
+  for (; out < set.depth; out++) submit(&slots[out], set.endpoint, 0);
+  if (pthread_create(&thread, NULL, taker, NULL) != 0) die("Cannot start a thread");
+  while (out > 0) {
+    struct slot *slot = reap();
+    if (slot == NULL) hang();
+    int number = slot->urb.status < 0 ? -slot->urb.status : 0;
+    count.statuses[number < ERRNO_MAX ? number : 0]++;
+    check_stamps(slot);
+    if (restarting) submit(slot, set.endpoint, 0);
+    else out--;
+    if (now() - printed > 1000) print_counts(0);
+  }
+  pthread_join(thread, NULL);
+}
+
 static void parse(const char *argument) {
   const char *value = strchr(argument, '=');
   if (value != NULL) {
@@ -378,6 +421,7 @@ int main(int argc, char **argv) {
   if (set.stamps) read_counters(counters_before);
 
   started = printed = now();
+  if (by("restart")) run_restarts();
   while (count.rounds < set.rounds) {
     run_round();
     if (now() - printed > 1000) print_counts(0);

@@ -4,7 +4,7 @@ import type { Guest } from './guest.ts';
 import { compiled, labSource } from './kernel.ts';
 
 /** How what is behind the failed URB is unlinked; see stall-probe.c. */
-export type ProbeUnlink = 'continuation' | 'discard' | 'none' | 'first' | 'all';
+export type ProbeUnlink = 'continuation' | 'discard' | 'none' | 'first' | 'all' | 'restart';
 
 /** The settings of stall-probe.c; what is left out has its default there. */
 export interface ProbeSettings {
@@ -109,7 +109,7 @@ export async function runProbe(
   settings: ProbeSettings,
   timeoutSeconds: number,
 ): Promise<ProbeResult> {
-  const program = await compiled(labSource('stall-probe.c'), ['-static']);
+  const program = await compiled(labSource('stall-probe.c'), ['-static', '-pthread']);
   const logged = guest.kernelLog().length;
   const probe = guest.start(`exec ${program} ${node} ${settingsText(settings)}`);
   probe.end();

@@ -13,15 +13,22 @@ export function timedRecovery(holdMilliseconds = 1000): Recovery {
     settleMilliseconds: 5,
     holdMilliseconds,
     arrivalMilliseconds,
-    loneTransfers: LONE_TRANSFERS,
+    graceMilliseconds: Math.min(GRACE_MILLISECONDS, holdMilliseconds),
+    steadyTransfers: STEADY_TRANSFERS,
   };
 }
 
 /**
- * The first ones of a driver that will queue several may come one by one too, with the second on its
- * way to a gateway that takes it for the answer to the first.
+ * A driver that kills its transfers and starts anew, as at each open of a serial port, waits no longer,
+ * nor do the others of a driver that has answered an error by its next transfer.
  */
-const LONE_TRANSFERS = 8;
+const GRACE_MILLISECONDS = 10;
+
+/**
+ * The first ones of a driver that will queue several come one by one too, with the next on its way to a
+ * gateway that takes it for the answer to the one before.
+ */
+const STEADY_TRANSFERS = 8;
 
 /**
  * Endpoint 0 stalls as a matter of course (that is how a device says no), and drivers with several
@@ -41,6 +48,7 @@ export function controlRecovery(recovery: Recovery): Recovery {
     settleMilliseconds: 0,
     holdMilliseconds: shorter(recovery.holdMilliseconds),
     arrivalMilliseconds: shorter(recovery.arrivalMilliseconds),
-    loneTransfers: Number.isFinite(recovery.loneTransfers) ? 0 : recovery.loneTransfers,
+    graceMilliseconds: shorter(recovery.graceMilliseconds),
+    steadyTransfers: Number.isFinite(recovery.steadyTransfers) ? 0 : recovery.steadyTransfers,
   };
 }

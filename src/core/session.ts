@@ -57,8 +57,11 @@ export interface SessionClient {
   readonly borrows?: boolean;
   /** A name for the moment after the last `gaveBack`, for `evidence`. Default: none is kept. */
   reportMark?(): number;
-  /** Whether what arrives now was sent before the client can have had the report at `mark`. */
-  evidence?(mark: number): Evidence;
+  /**
+   * Whether what arrives now was sent before the client can have had the report at `mark`; the URB `id`, if
+   * one is named, also whether its driver had submitted it before.
+   */
+  evidence?(mark: number, id?: number): Evidence;
 }
 
 export interface SessionOptions {
@@ -154,7 +157,7 @@ export class DeviceSession implements DeviceHost {
     if (!needsTime(queue)) {
       submitted(queue, urb, urb.clearStall, 'unknown', 0, this.#actions);
     } else {
-      const evidence = this.#client.evidence?.(slot.mark) ?? 'unknown';
+      const evidence = this.#client.evidence?.(slot.mark, urb.id) ?? 'unknown';
       if (slot.answered) slot.fresh.add(urb);
       submitted(queue, urb, urb.clearStall, evidence, this.#clock.now(), this.#actions);
       slot.arm();
@@ -466,7 +469,7 @@ function outcomeOf(urb: Urb): Outcome {
       return urb.status;
     case 'unlinked':
       // What the device moved must be reported; such a URB never goes back into the queue.
-      return urb.actualOctets > 0 ? 'error' : 'unlinked';
+      return urb.actualOctets > 0 ? 'partial' : 'unlinked';
     default:
       return 'error';
   }

@@ -22,6 +22,8 @@ export interface Line<T> {
   barriers: number;
   /** Those of them that `lowerBarriers` has not seen, and perhaps others. */
   readonly fresh: Set<Barrier>;
+  /** All others stand until then at most. */
+  lowered: number;
 }
 
 /**
@@ -96,17 +98,30 @@ export function dropBarriers<T>(line: Line<T>): number {
   return until;
 }
 
+/** Whether no transfer stands at `place` or behind: at most a barrier, for two are never side by side. */
+export function isEnd<T>({ waiting }: Line<T>, place: number): boolean {
+  const left = waiting.end - place;
+  return left <= 0 || (left === 1 && waiting.last instanceof Barrier);
+}
+
+/** A barrier behind which nothing stands yet is to stand until `until`. */
+export function raiseLastBarrier<T>(line: Line<T>, until: number): void {
+  if (line.waiting.last instanceof Barrier) renewBarrier(line, line.waiting.end - 1, until);
+}
+
 /**
- * No barrier is to stand longer than `until`, which rises from call to call: only those that came since
- * the last one have to be looked at.
+ * No barrier is to stand longer than `until`. As long as that rises from call to call, only those that came
+ * since the last one are looked at.
  */
 export function lowerBarriers<T>(line: Line<T>, until: number): void {
   const { waiting, fresh } = line;
-  for (const one of fresh) {
+  for (const one of until < line.lowered ? waiting : fresh) {
+    if (!(one instanceof Barrier) || one.until <= until) continue;
     const place = waiting.find(one);
-    if (place !== undefined && one.until > until) waiting.set(place, new Barrier(until, one.order));
+    if (place !== undefined) waiting.set(place, new Barrier(until, one.order));
   }
   fresh.clear();
+  line.lowered = until;
 }
 
 function addBarrier<T>(line: Line<T>, barrier: Barrier): void {

@@ -34,23 +34,28 @@ import type { Actions } from './actions.ts';
 import {
   Barrier,
   dropBarriers,
+  isEnd,
   type Line,
   lowerBarriers,
   putBarrier,
   putBarrierFirst,
   putBarrierLast,
+  raiseLastBarrier,
   takeBarriers,
 } from './barriers.ts';
 import {
   arrived,
   arrivedInHold,
+  barrierMilliseconds,
   beginHold,
   beginSettling,
+  beginUnlinkHold,
   clearedInHold,
   type Evidence,
   type Fence,
   fence,
   holdUntil,
+  isAnswer,
   isExact,
   opened,
   type Recovery,
@@ -63,8 +68,8 @@ import { Fifo } from './fifo.ts';
 /** Which ends of a transfer stop the queue: none for isochronous, all but a short read for control. */
 export type StopsOn = 'nothing' | 'errors' | 'errors-but-short';
 
-/** How the device ended a transfer; 'unlinked' only if it moved no octets. */
-export type Outcome = 'ok' | 'short' | 'error' | 'unlinked';
+/** How the device ended a transfer; if it was taken back: 'unlinked' had moved no octets, 'partial' some. */
+export type Outcome = 'ok' | 'short' | 'error' | 'unlinked' | 'partial';
 
 export type Phase = 'running' | 'stopping' | 'settling' | 'holding';
 
@@ -139,6 +144,7 @@ export function endpointQueue<T>(
     waiting: waitingLine(orderOf),
     barriers: 0,
     fresh: new Set(),
+    lowered: Number.NEGATIVE_INFINITY,
     flight: [],
     asked: [],
     cut: [],
@@ -180,12 +186,14 @@ export function submitted<T>(
     actions.add('giveBackReturned', transfer);
     return;
   }
-  arrived(queue.fence, queue.waiting.length + queue.flight.length + queue.ended.length);
+  const others = queue.waiting.length - queue.barriers + queue.flight.length + queue.ended.length;
+  arrived(queue.fence, others);
   if (queue.phase === 'running') {
     if (queue.waiting.length === 0 && mayStart(queue)) {
       queue.flight.push(transfer);
       actions.add('start', transfer);
     } else {
+      if (queue.barriers > 0) arrivedBehindBarrier(queue, others + 1, evidence, now);
       queue.waiting.push(transfer);
     }
     return;
@@ -199,6 +207,19 @@ export function submitted<T>(
       markHeld(queue);
     }
   }
+}
+
+/** One arrives, as one of `here`, while barriers stand. */
+function arrivedBehindBarrier<T>(
+  queue: EndpointQueue<T>,
+  here: number,
+  evidence: Evidence,
+  now: number,
+): void {
+  const { fence } = queue;
+  // It was under way when the one whose barrier stands last was unlinked.
+  if (evidence === 'sent-before-report') raiseLastBarrier(queue, now + fence.patience);
+  if (isAnswer(fence, here, evidence)) lowerBarriers(queue, now + barrierMilliseconds(fence, true));
 }
 
 /** The device completed a transfer that was started. */
@@ -233,7 +254,9 @@ function takeBack<T>(queue: EndpointQueue<T>, transfer: T, outcome: Outcome, ask
   if (outcome === 'unlinked' && !asked) {
     queue.waiting.insert(transfer); // cancelled by the queue, untouched by the device
   } else {
-    if (stops(queue, outcome) && outcome !== 'unlinked') queue.failed = true;
+    // The handler of one that the client has unlinked is told that, and no error.
+    const isUnlinked = outcome === 'unlinked' || (outcome === 'partial' && asked);
+    if (stops(queue, outcome) && !isUnlinked) queue.failed = true;
     queue.ended.push(transfer);
   }
 }
@@ -260,7 +283,7 @@ export function unlinked<T>(
   if (place === undefined) return; // it has ended, and its give-back is held or among the actions
   actions.add('giveBackUnlinked', transfer);
   if (putsBarrier(queue)) {
-    putBarrier(queue, place, barrierUntil(queue, now));
+    putBarrier(queue, place, barrierUntil(queue, waiting.behind(place), now));
     return;
   }
   const isHeld = waiting.isMarked(place);
@@ -281,10 +304,9 @@ export function overtaken<T>(queue: EndpointQueue<T>, now: number, actions: Queu
     returnFrom(queue, waiting.end, actions);
   } else if (queue.phase === 'running' && waiting.length + flight.length === 0) {
     enter(queue, 'holding');
-    beginHold(queue.fence, 0, now);
-    waiting.mark();
+    holdAfterUnlinks(queue, now + queue.fence.patience, now);
   } else if (putsBarrier(queue)) {
-    putBarrierLast(queue, lastInFlight(queue), barrierUntil(queue, now));
+    putBarrierLast(queue, lastInFlight(queue), barrierUntil(queue, waiting.end, now));
   } else {
     unlinkedWhileHeld(queue, false, now, actions);
   }
@@ -295,8 +317,9 @@ function putsBarrier<T>({ phase, cut, returns, stopsOn }: EndpointQueue<T>): boo
   return phase === 'running' && cut.length === 0 && !returns && stopsOn !== 'nothing';
 }
 
-function barrierUntil<T>({ fence }: EndpointQueue<T>, now: number): number {
-  return now + (fence.times?.holdMilliseconds ?? 0);
+/** Until when a barrier stands, with what is at `place` or behind to wait for it. */
+function barrierUntil<T>(queue: EndpointQueue<T>, place: number, now: number): number {
+  return now + barrierMilliseconds(queue.fence, isEnd(queue, place));
 }
 
 /** The number of the last that the device has; less than all others if it has none. */
@@ -406,7 +429,7 @@ function cutOffBack<T>(
   if (queue.cut.length > 0) return;
   for (const ended of queue.ended.splice(0)) actions.add('giveBack', ended);
   if (queue.returns) returnFrom(queue, queue.waiting.start, actions);
-  else putBarrierFirst(queue, lastInFlight(queue), barrierUntil(queue, now));
+  else putBarrierFirst(queue, lastInFlight(queue), barrierUntil(queue, queue.waiting.start, now));
   advance(queue, now, actions);
 }
 
@@ -426,6 +449,7 @@ function stopped<T>(queue: EndpointQueue<T>, now: number, actions: QueueActions<
 /** Tells the client what ended; from here on the fence counts. */
 function report<T>(queue: EndpointQueue<T>, now: number, actions: QueueActions<T>): void {
   for (const transfer of queue.ended.splice(0)) actions.add('giveBack', transfer);
+  const { failed } = queue;
   queue.failed = false;
   if (queue.returns) {
     enter(queue, 'running');
@@ -434,8 +458,23 @@ function report<T>(queue: EndpointQueue<T>, now: number, actions: QueueActions<T
   }
   dropBarriers(queue);
   enter(queue, 'holding');
-  beginHold(queue.fence, queue.waiting.length, now);
-  queue.waiting.mark();
+  if (failed) {
+    beginHold(queue.fence, queue.waiting.length, now);
+    queue.waiting.mark();
+  } else {
+    holdAfterUnlinks(queue, now + queue.fence.patience, now);
+  }
+}
+
+/** The client's own unlinks are reported now, or were before: what waits behind them is held until `until`. */
+function holdAfterUnlinks<T>(
+  { waiting, fence }: EndpointQueue<T>,
+  until: number,
+  now: number,
+): void {
+  if (waiting.length > 0 || isExact(fence)) holdUntil(fence, waiting.length, until);
+  else beginUnlinkHold(fence, now);
+  waiting.mark();
 }
 
 /** Recovery 'return': what stands at `place` or behind goes back, and so does what arrives. */
@@ -480,8 +519,7 @@ function passBarrier<T>(queue: EndpointQueue<T>, now: number): boolean {
   if (now >= until) return true;
   const last = Math.max(until, dropBarriers(queue));
   enter(queue, 'holding');
-  holdUntil(queue.fence, queue.waiting.length, last);
-  queue.waiting.mark();
+  holdAfterUnlinks(queue, last, now);
   return false;
 }
 

@@ -21,6 +21,14 @@
  *    as the status that usb-storage reads after a short data phase, so it is held for a little only,
  *    or not at all if that is as good as certain: the client has the report, and has shown that it has
  *    one transfer here at a time. Several are a queue that was under way when the report left, and held like one.
+ * 4. Only unlinks. A report of nothing but the client's own unlinks, with nothing left behind them, promises
+ *    little: vhci sends submits before unlinks, so all that the driver had queued was here and has been
+ *    unlinked. A transfer can still be on its way only if vhci's sender had looked for submits, and not yet for
+ *    unlinks, when the driver submitted it. Its number shows that it is older than the unlink, and it is held
+ *    like a queue. Any other arrival is the driver's next start, and is held for a moment only.
+ * 5. Answers. A driver that has kept the same number of transfers here for a while sends one for each that
+ *    comes back. When that number is complete again, the handler of what was reported has sent the last of them,
+ *    and what it unlinked before follows at once: the others are held for a moment longer only.
  *
  * The functions say whether the fence opens. They count transfers and never see them.
  */
@@ -42,8 +50,10 @@ export interface HoldRecovery {
   readonly holdMilliseconds: number;
   /** How long a single first arrival after the report is held: step 3. */
   readonly arrivalMilliseconds: number;
-  /** A client that has had so many transfers here, never two at a time, sends the next one in answer. */
-  readonly loneTransfers: number;
+  /** What vhci's sender is given for what it was asked to send before: steps 4 and 5. */
+  readonly graceMilliseconds: number;
+  /** A client that has sent so many in a row that made its number complete sends the next one in answer. */
+  readonly steadyTransfers: number;
 }
 
 /** For a client that speaks the stall protocol. */
@@ -55,10 +65,14 @@ export const EXACT_RECOVERY: HoldRecovery = {
   settleMilliseconds: 0,
   holdMilliseconds: Number.POSITIVE_INFINITY,
   arrivalMilliseconds: Number.POSITIVE_INFINITY,
-  loneTransfers: Number.POSITIVE_INFINITY,
+  graceMilliseconds: Number.POSITIVE_INFINITY,
+  steadyTransfers: Number.POSITIVE_INFINITY,
 };
 
-/** What is known of a transfer that arrives after an error was reported. */
+/**
+ * What is known of a transfer that arrives after a report: whether the client can have had the report when
+ * it sent the transfer, or its driver when it submitted it. The latter runs later than the client's TCP.
+ */
 export type Evidence = 'sent-before-report' | 'sent-after-report' | 'unknown';
 
 /** An error is settled for at most so many times `settleMilliseconds`. */
@@ -71,10 +85,14 @@ export interface Fence {
   held: number;
   /** What is held arrived after the report: a second arrival makes the hold a long one. */
   late: boolean;
+  /** The report was of the client's own unlinks alone, with nothing left behind them: step 4. */
+  afterUnlinks: boolean;
   /** The hold is a long one, and nothing has been unlinked or cleared yet. */
   unanswered: boolean;
-  /** Transfers that came when no other was here, up to one more than is asked for; -1 once one was. */
-  lone: number;
+  /** The most transfers that were ever here at a time. */
+  depth: number;
+  /** Arrivals in a row that made it so many again, up to one more than is asked for. */
+  steady: number;
   /** The hold that this driver has earned. */
   patience: number;
   /** When the fence wants to be looked at again; Infinity for never. */
@@ -88,8 +106,10 @@ export function fence(recovery: Recovery): Fence {
     times,
     held: 0,
     late: false,
+    afterUnlinks: false,
     unanswered: false,
-    lone: 0,
+    depth: 0,
+    steady: 0,
     patience: times?.holdMilliseconds ?? 0,
     deadline: Number.POSITIVE_INFINITY,
     settleEnd: 0,
@@ -103,13 +123,24 @@ export function isExact({ times }: Fence): boolean {
 
 /** A transfer arrives, in any phase, and `others` are here. */
 export function arrived(fence: Fence, others: number): void {
-  if (others > 0) fence.lone = -1;
-  else if (fence.lone >= 0 && !isLone(fence)) fence.lone++;
+  if (others + 1 === fence.depth) {
+    if (!isSteady(fence)) fence.steady++;
+  } else if (others + 1 > fence.depth) {
+    fence.depth = others + 1;
+    fence.steady = 1;
+  } else {
+    fence.steady = 0;
+  }
 }
 
-/** The client has one transfer here at a time: it has shown that before the one that came last. */
-function isLone({ lone, times }: Fence): boolean {
-  return lone > (times?.loneTransfers ?? 0);
+/** The client keeps the same number of transfers here: it has shown that before the one that came last. */
+function isSteady({ steady, times }: Fence): boolean {
+  return steady > (times?.steadyTransfers ?? 0);
+}
+
+/** The transfer that came last, with `here` in all, is the answer to the last one that was given back: step 5. */
+export function isAnswer(fence: Fence, here: number, evidence: Evidence): boolean {
+  return evidence === 'sent-after-report' && here === fence.depth && isSteady(fence);
 }
 
 /** Begins step 1; false if errors are reported at once. */
@@ -119,6 +150,11 @@ export function beginSettling(fence: Fence, now: number): boolean {
   fence.settleEnd = now + SETTLES_MAX * settleMilliseconds;
   settle(fence, now);
   return true;
+}
+
+/** How long what stands behind an unlinked transfer waits for its handler; or nothing does, yet. */
+export function barrierMilliseconds(fence: Fence, isEnd: boolean): number {
+  return isEnd ? (fence.times?.graceMilliseconds ?? 0) : fence.patience;
 }
 
 /** Something has arrived while settling. */
@@ -131,15 +167,23 @@ export function settle(fence: Fence, now: number): void {
 export function beginHold(fence: Fence, waiting: number, now: number): void {
   fence.held = waiting;
   fence.late = false;
+  fence.afterUnlinks = false;
   fence.unanswered = waiting > 0;
   fence.deadline = now + fence.patience;
 }
 
-/** `waiting` transfers are held until some moment, for a reason that was not reported. */
+/** Only unlinks are reported now, or were a while ago, and nothing waits behind them: step 4. */
+export function beginUnlinkHold(fence: Fence, now: number): void {
+  holdUntil(fence, 0, now + (fence.times?.graceMilliseconds ?? 0));
+  fence.afterUnlinks = true;
+}
+
+/** `waiting` transfers are held until some moment: they stood behind some that were unlinked. */
 export function holdUntil(fence: Fence, waiting: number, until: number): void {
   fence.held = waiting;
   fence.late = false;
-  fence.unanswered = false;
+  fence.afterUnlinks = false;
+  fence.unanswered = waiting > 0;
   fence.deadline = until;
 }
 
@@ -150,9 +194,38 @@ export function arrivedInHold(
   evidence: Evidence,
   now: number,
 ): boolean {
-  if (fence.held === 0) return firstArrival(fence, evidence, now);
+  const isAnswered = isAnswer(fence, waiting, evidence);
+  if (fence.held === 0 && isAnswered) return true;
+  if (fence.afterUnlinks) arrivedAfterUnlinks(fence, evidence, now);
+  else if (fence.held === 0) firstArrival(fence, evidence, now);
   // One that the client may have sent in answer must not prolong the hold of the others.
-  if (fence.held !== waiting - 1) return false;
+  else if (fence.held === waiting - 1) laterArrival(fence, evidence, now);
+  if (isAnswered) {
+    fence.unanswered = false;
+    fence.deadline = Math.min(fence.deadline, now + (fence.times?.graceMilliseconds ?? 0));
+  }
+  return false;
+}
+
+/** Step 4: the hold does not grow with each arrival, or a driver that begins anew would wait for long. */
+function arrivedAfterUnlinks(fence: Fence, evidence: Evidence, now: number): void {
+  fence.held++;
+  if (evidence !== 'sent-before-report') return;
+  fence.afterUnlinks = false;
+  fence.late = true;
+  fence.unanswered = true;
+  fence.deadline = now + fence.patience;
+}
+
+function firstArrival(fence: Fence, evidence: Evidence, now: number): void {
+  fence.held = 1;
+  fence.late = true;
+  fence.unanswered = evidence === 'sent-before-report';
+  const hold = fence.unanswered ? fence.patience : (fence.times?.arrivalMilliseconds ?? 0);
+  fence.deadline = now + hold;
+}
+
+function laterArrival(fence: Fence, evidence: Evidence, now: number): void {
   if (fence.late) {
     fence.held++;
     fence.unanswered = true;
@@ -160,17 +233,6 @@ export function arrivedInHold(
   } else if (evidence === 'sent-before-report') {
     fence.held++;
   }
-  return false;
-}
-
-function firstArrival(fence: Fence, evidence: Evidence, now: number): boolean {
-  if (evidence === 'sent-after-report' && isLone(fence)) return true;
-  fence.held = 1;
-  fence.late = true;
-  fence.unanswered = evidence === 'sent-before-report';
-  const hold = fence.unanswered ? fence.patience : (fence.times?.arrivalMilliseconds ?? 0);
-  fence.deadline = now + hold;
-  return false;
 }
 
 /** One was unlinked while holding, which the hold was about or not; `waiting` are left. */
@@ -182,6 +244,7 @@ export function unlinkedInHold(
 ): boolean {
   const { holdMilliseconds, arrivalMilliseconds } = fence.times as HoldRecovery;
   fence.unanswered = false;
+  fence.afterUnlinks = false;
   fence.patience = holdMilliseconds;
   if (!isHeld) {
     fence.deadline = Math.max(fence.deadline, now + arrivalMilliseconds);
@@ -217,5 +280,6 @@ export function ranOut(fence: Fence): void {
 /** Nothing is held any more. */
 export function opened(fence: Fence): void {
   fence.held = 0;
+  fence.afterUnlinks = false;
   fence.deadline = Number.POSITIVE_INFINITY;
 }

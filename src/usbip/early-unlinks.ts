@@ -24,6 +24,8 @@ export class EarlyUnlinks {
   /** The victims, so that those that were passed are found without a look at the others. */
   readonly #victims: SeqnumHeap;
   #lastSubmitted: number | undefined;
+  /** Of the last CMD_UNLINK, on whatever endpoint: vhci sends them in their order. */
+  #lastUnlink: number | undefined;
 
   /** `countMax`: unlinks that may wait at a time. `victims`: empty. */
   constructor(countMax: number, victims = new SeqnumHeap()) {
@@ -34,6 +36,16 @@ export class EarlyUnlinks {
   /** Unlinks that wait. */
   get count(): number {
     return this.#byVictim.size;
+  }
+
+  /** An unlink arrives. */
+  unlinked(seqnum: number): void {
+    this.#lastUnlink = seqnum;
+  }
+
+  /** Whether the last unlink has overtaken this URB: it was asked for later, and was sent sooner. */
+  isOlder(seqnum: number): boolean {
+    return this.#lastUnlink !== undefined && isAfter(this.#lastUnlink, seqnum);
   }
 
   /** Keeps an unlink if its victim is still to come; else false, and it is to be answered now. */

@@ -181,8 +181,13 @@ export class UrbPhase implements FrameHandler, SessionClient {
     return this.#options.writer.position;
   }
 
-  /** A client that has not acknowledged a report cannot have known of it when it sent this. */
-  evidence(mark: number): Evidence {
+  /**
+   * A client that has not acknowledged a report cannot have known of it when it sent this. And a URB whose
+   * number is older than the last unlink's was submitted before that, and so before the report of it:
+   * clients number what their drivers ask for in that order (vhci: under one lock), whenever they send it.
+   */
+  evidence(mark: number, seqnum?: number): Evidence {
+    if (seqnum !== undefined && this.#earlyUnlinks.isOlder(seqnum)) return 'sent-before-report';
     const acked = this.#options.network.ackedOctets();
     if (acked === undefined) return 'unknown';
     return acked < mark ? 'sent-before-report' : 'sent-after-report';
@@ -285,6 +290,7 @@ export class UrbPhase implements FrameHandler, SessionClient {
     const seqnum = view.getUint32(at + CmdUnlink.offsets.seqnum);
     this.#checkDevice(seqnum, view.getUint32(at + CmdUnlink.offsets.deviceId));
     const victim = view.getUint32(at + CmdUnlink.offsets.victim);
+    this.#earlyUnlinks.unlinked(seqnum);
     const session = this.#openSession();
     const urb = session.outstanding(victim);
     if (urb === undefined && this.#earlyUnlinks.keep(victim, seqnum)) return;

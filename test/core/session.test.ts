@@ -420,7 +420,8 @@ describe('DeviceSession', () => {
       settleMilliseconds: 0,
       holdMilliseconds: exact,
       arrivalMilliseconds: exact,
-      loneTransfers: exact,
+      graceMilliseconds: exact,
+      steadyTransfers: exact,
     } as const;
 
     function reporting() {

@@ -22,6 +22,7 @@ import {
   elapsed,
   endpointQueue,
   fenceOpened,
+  needsTime,
   type Outcome,
   overtaken,
   type StopsOn,
@@ -29,7 +30,7 @@ import {
   unlinked,
   waitingLine,
 } from '../../src/stall/endpoint-queue.ts';
-import { EXACT_RECOVERY, type Recovery } from '../../src/stall/fence.ts';
+import { type Evidence, EXACT_RECOVERY, type Recovery } from '../../src/stall/fence.ts';
 import { Fifo } from '../../src/stall/fifo.ts';
 import * as retry from '../../src/stall/retry-queue.ts';
 
@@ -84,7 +85,8 @@ const TIMED: Recovery = {
   settleMilliseconds: 1,
   holdMilliseconds: 2,
   arrivalMilliseconds: 1,
-  loneTransfers: 1,
+  graceMilliseconds: 1,
+  steadyTransfers: 1,
 };
 const RECOVERY: Readonly<Record<Client, Recovery>> = {
   exact: EXACT_RECOVERY,
@@ -101,6 +103,9 @@ const CLEAR = 16;
 const UNLINK = 32;
 
 const NONE = 15;
+
+/** With a timed fence either may be found, whatever is true; 'unknown' does no more than the second. */
+const EVIDENCE: readonly Evidence[] = ['sent-after-report', 'sent-before-report'];
 
 /** One endpoint, all the way from driver to device. Sets of URBs are bit masks. */
 interface Path {
@@ -164,6 +169,7 @@ const STEPS = [
   'device: short',
   'device: error',
   'device: unlinked',
+  'device: partial',
   'fence opens',
   'time passes',
   'cleared',
@@ -261,7 +267,10 @@ export class Model {
           if (has(path.out & ~path.asked, urb)) add('driver unlinks', e, urb);
         }
       }
-      if (path.up.length > 0) add('gateway receives', e);
+      if (path.up.length > 0) {
+        const known = scope.client === 'timed' && needsTime(queue) ? EVIDENCE.length : 1;
+        for (let evidence = 0; evidence < known; evidence++) add('gateway receives', e, evidence);
+      }
       const victim = path.upUnlinks[0];
       if (victim !== undefined && (scope.early === true || !path.up.includes(victim))) {
         add('gateway receives unlink', e);
@@ -277,6 +286,7 @@ export class Model {
         const cancelled = has(path.cancelled, urb) && (path.halted || !behind);
         if (cancelled) add('device: unlinked', e, urb);
         if (at > 0 || path.halted) continue;
+        if (cancelled && world.errors > 0) add('device: partial', e, urb);
         add('device: ok', e, urb);
         if (world.errors > 0) {
           add('device: short', e, urb);
@@ -311,7 +321,7 @@ export class Model {
         this.#driverUnlinks(world, e, urb, NONE);
         break;
       case 'gateway receives':
-        this.#gatewayReceives(world, e, path.up.shift() ?? NONE);
+        this.#gatewayReceives(world, e, path.up.shift() ?? NONE, EVIDENCE[urb]);
         break;
       case 'gateway receives unlink':
         this.#gatewayReceives(world, e, (path.upUnlinks.shift() ?? NONE) | UNLINK);
@@ -338,6 +348,10 @@ export class Model {
         break;
       case 'device: unlinked':
         this.#deviceEnds(world, e, urb, 'unlinked');
+        break;
+      case 'device: partial':
+        world.errors--;
+        this.#deviceEnds(world, e, urb, 'partial');
         break;
       case 'fence opens':
         for (const [at, { queue }] of world.paths.entries()) {
@@ -414,7 +428,7 @@ export class Model {
     path.block[urb] = Math.min(path.block[urb] ?? NONE, from);
   }
 
-  #gatewayReceives(world: World, e: number, message: number): void {
+  #gatewayReceives(world: World, e: number, message: number, evidence?: Evidence): void {
     const path = world.paths[e] as Path;
     const { queue } = path;
     const urb = message & 15;
@@ -437,7 +451,7 @@ export class Model {
     } else {
       check(!has(path.known, urb), 'I2', `URB ${urb} is submitted while the gateway has it`);
       path.known |= 1 << urb;
-      submitted(queue, urb, (message & CLEAR) !== 0, 'unknown', 0, actions);
+      submitted(queue, urb, (message & CLEAR) !== 0, evidence ?? 'unknown', 0, actions);
     }
     this.#carryOut(world, e);
   }
@@ -525,17 +539,17 @@ export class Model {
     const { stopsOn } = this.scope.endpoints[e] as { stopsOn: StopsOn };
     path.device = path.device.filter((one) => one !== urb);
     path.cancelled &= ~(1 << urb);
-    if (outcome === 'ok' || outcome === 'short') path.touched |= 1 << urb;
+    if (outcome !== 'error' && outcome !== 'unlinked') path.touched |= 1 << urb;
     const asked = queue.asked.includes(urb);
     if (outcome !== 'unlinked') path.ran |= 1 << urb;
     if (outcome !== 'unlinked' || asked) {
       path.ended |= 1 << urb;
-      path.results[urb] = REPLIES.indexOf(outcome);
+      path.results[urb] = REPLIES.indexOf(outcome === 'partial' ? 'error' : outcome);
     }
     const stops = outcome !== 'ok' && (outcome !== 'short' || stopsOn === 'errors');
     if (stops && stopsOn !== 'nothing') {
       // usbfs and others that take several stop by themselves, but not for an unlink.
-      if (outcome !== 'unlinked') path.halted = true;
+      if (outcome !== 'unlinked' && outcome !== 'partial') path.halted = true;
       if (outcome !== 'unlinked' || asked) this.#block(path, urb, urb);
     }
     if (path.device.length === 0) path.halted = false;
@@ -834,7 +848,8 @@ function codePath(path: Path, codes: number[]): void {
   list(queue.ended);
   list(queue.cut);
   if (phase === 'holding') {
-    codes.push(queue.fence.held, (queue.fence.unanswered ? 1 : 0) + (queue.fence.late ? 2 : 0));
+    const { held, unanswered, late, afterUnlinks } = queue.fence;
+    codes.push(held, (unanswered ? 1 : 0) + (late ? 2 : 0) + (afterUnlinks ? 4 : 0));
   }
   if (phase === 'settling') codes.push(moment(queue.fence.settleEnd));
   codes.push(
@@ -842,6 +857,7 @@ function codePath(path: Path, codes: number[]): void {
     moment(queue.fence.patience),
     moment(queue.fence.deadline),
   );
+  if (queue.fence.times === TIMED) codes.push(queue.fence.depth, queue.fence.steady);
   if (front === null) return;
   codes.push(RETRY_PHASES.indexOf(front.phase), front.handling);
   list([...front.sent]);

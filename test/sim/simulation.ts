@@ -2,9 +2,10 @@
  * A client, a network and the gateway's real session with a real virtual device, in simulated time.
  *
  * Three endpoints are busy at once: bulk IN (short reads are errors), bulk OUT and interrupt IN
- * (errors before data moves). Their drivers are of two sorts: one submits a batch and, when one of
- * it fails, unlinks the rest in its handler, as usb_sg_init does; the other keeps a number of URBs
- * queued, and lets the others go on when one fails. Both also unlink a URB now and then.
+ * (errors before data moves). Their drivers are of three sorts: one submits a batch and, when one of
+ * it fails, unlinks the rest in its handler, as usb_sg_init does; another keeps a number of URBs
+ * queued, and lets the others go on when one fails; the third keeps a number too, but when one fails,
+ * its handler unlinks the others and submits new ones. The first two also unlink a URB now and then.
  */
 import { strict as assert } from 'node:assert';
 import type { EndpointInfo } from '../../src/core/device.ts';
@@ -14,8 +15,9 @@ import { timedRecovery } from '../../src/core/recovery.ts';
 import { DeviceSession, type SessionClient } from '../../src/core/session.ts';
 import { type SetupPacket, Urb, type UrbStatus } from '../../src/core/urb.ts';
 import { Actions } from '../../src/stall/actions.ts';
-import type { Recovery } from '../../src/stall/fence.ts';
+import type { Evidence, Recovery } from '../../src/stall/fence.ts';
 import * as retry from '../../src/stall/retry-queue.ts';
+import { EarlyUnlinks } from '../../src/usbip/early-unlinks.ts';
 import { type DeviceWatcher, SlowDevice } from './slow-device.ts';
 import { Chance, Channel, SimulatedClock } from './time.ts';
 
@@ -52,7 +54,8 @@ const RECOVERY: Readonly<Record<Client, Recovery>> = {
     settleMilliseconds: 0,
     holdMilliseconds: FOREVER,
     arrivalMilliseconds: FOREVER,
-    loneTransfers: FOREVER,
+    graceMilliseconds: FOREVER,
+    steadyTransfers: FOREVER,
   },
   return: { kind: 'return' },
   old: { kind: 'none' },
@@ -75,6 +78,8 @@ interface Transfer {
   blocksFrom: number;
   /** Started when one before it, not handled yet, had failed. */
   early: boolean;
+  /** Unlinked by the handler of one before it. */
+  unlinkedByHandler: boolean;
 }
 
 type Reply = 'lost' | 'never started' | { status: UrbStatus; data: Uint8Array; octets: number };
@@ -82,7 +87,7 @@ type Reply = 'lost' | 'never started' | { status: UrbStatus; data: Uint8Array; o
 /** An endpoint with its driver. */
 interface Lane {
   readonly endpoint: EndpointInfo;
-  readonly sort: 'batch' | 'stream';
+  readonly sort: 'batch' | 'stream' | 'restart';
   readonly depth: number;
   readonly out: Set<Transfer>;
   /** Those with a finite `blocksFrom`. */
@@ -109,12 +114,17 @@ class Simulation implements SessionClient, DeviceWatcher {
     kind: 'submit' | 'unlink';
     urb: number;
     clear: boolean;
+    unlinkId?: number;
   }>;
   readonly #down: Channel<{ transfer: Transfer; reply: Reply }>;
   /** What the kernel's client has queued; its thread sends submits before unlinks. */
   readonly #submits: { transfer: Transfer; urb: number }[] = [];
-  readonly #unlinks: { transfer: Transfer; urb: number }[] = [];
+  readonly #unlinks: { transfer: Transfer; urb: number; unlinkId: number }[] = [];
   #senderAwake = false;
+  readonly #earlyUnlinks = new EarlyUnlinks(1000);
+  /** Replies that have left the gateway, and those that the client's machine has. */
+  #reported = 0;
+  #acknowledged = 0;
   /** Received and not handled, by the kernel's client, which handles one at a time. */
   readonly #received: { transfer: Transfer; reply: Reply }[] = [];
   #handling = 0;
@@ -195,7 +205,8 @@ class Simulation implements SessionClient, DeviceWatcher {
       if (this.#options.client === 'old' && !urb.shortNotOk) continue;
       transfer.early = true;
     }
-    if (transfer.early && this.#options.client !== 'timed') this.outcome.violations++;
+    const counts = this.#options.client !== 'timed' || transfer.unlinkedByHandler;
+    if (transfer.early && counts) this.outcome.violations++;
   }
 
   ended(urb: Urb): void {
@@ -215,13 +226,22 @@ class Simulation implements SessionClient, DeviceWatcher {
     kind: 'submit' | 'unlink';
     urb: number;
     clear: boolean;
+    unlinkId?: number;
   }): void {
-    const { transfer, kind, urb, clear } = message;
+    const { transfer, kind, urb, clear, unlinkId = 0 } = message;
+    const early = this.#earlyUnlinks;
     if (kind === 'unlink') {
-      this.#session.unlink(urb);
+      early.unlinked(unlinkId);
+      if (this.#session.has(urb) || !early.keep(urb, unlinkId)) this.#session.unlink(urb);
       return;
     }
     const { endpoint } = transfer.lane;
+    if (early.arrived(urb) !== undefined) {
+      this.#block(transfer, transfer.order);
+      this.#report(transfer, 'never started');
+      this.#session.overtaken(endpoint);
+      return;
+    }
     const made =
       endpoint.direction === 'in'
         ? Urb.read(urb, endpoint, transfer.octets, endpoint.type === 'bulk')
@@ -244,10 +264,24 @@ class Simulation implements SessionClient, DeviceWatcher {
       this.#block(transfer, transfer.order);
     }
     const { status, dataIn, actualOctets } = urb;
-    this.#down.send({ transfer, reply: { status, data: dataIn, octets: actualOctets } });
+    this.#report(transfer, { status, data: dataIn, octets: actualOctets });
+  }
+
+  #report(transfer: Transfer, reply: Reply): void {
+    this.#reported++;
+    this.#down.send({ transfer, reply });
   }
 
   deviceRemoved(): void {}
+
+  reportMark(): number {
+    return this.#reported;
+  }
+
+  evidence(mark: number, id?: number): Evidence {
+    if (id !== undefined && this.#earlyUnlinks.isOlder(id)) return 'sent-before-report';
+    return this.#acknowledged < mark ? 'sent-before-report' : 'sent-after-report';
+  }
 
   #control(setup: SetupPacket): Urb | null {
     let done: Urb | null = null;
@@ -278,7 +312,7 @@ class Simulation implements SessionClient, DeviceWatcher {
     const server = client === 'return' ? 'stall-protocol' : 'old';
     return {
       endpoint,
-      sort: this.#chance.oneIn(3) ? 'stream' : 'batch',
+      sort: (['batch', 'stream', 'restart'] as const)[this.#chance.below(3)] ?? 'batch',
       depth: 1 + this.#chance.below(8),
       out: new Set(),
       blocking: new Set(),
@@ -296,6 +330,7 @@ class Simulation implements SessionClient, DeviceWatcher {
   }
 
   #clientReceives(message: { transfer: Transfer; reply: Reply }): void {
+    this.#acknowledged++;
     const { transfer, reply } = message;
     const { front, actions } = transfer.lane;
     if (front === null) {
@@ -357,8 +392,9 @@ class Simulation implements SessionClient, DeviceWatcher {
     const chance = this.#chance;
     const thinks = chance.oneIn(60) ? chance.between(0, 6) : chance.between(0, 0.2);
     this.#clock.after(thinks, () => {
-      if (bad && lane.sort === 'batch') this.#unlinkRest(transfer);
-      if (lane.sort === 'stream') this.#drive(lane);
+      const unlinksRest = lane.sort === 'batch' || (lane.sort === 'restart' && !asked);
+      if (bad && unlinksRest) this.#unlinkRest(transfer);
+      if (lane.sort !== 'batch') this.#drive(lane);
       this.#clock.after(chance.between(0, 0.1), () => this.#handled(transfer));
     });
   }
@@ -411,6 +447,7 @@ class Simulation implements SessionClient, DeviceWatcher {
       if (transfer.state !== 'out') continue;
       if (failed.blocksFrom < FOREVER) this.#block(transfer, failed.blocksFrom);
       if (transfer.early && this.#options.client === 'timed') this.outcome.violations++;
+      transfer.unlinkedByHandler = true;
       this.#unlink(transfer);
     }
   }
@@ -433,10 +470,11 @@ class Simulation implements SessionClient, DeviceWatcher {
       started: false,
       blocksFrom: FOREVER,
       early: false,
+      unlinkedByHandler: false,
     };
     this.outcome.urbs++;
     lane.out.add(transfer);
-    if (chance.oneIn(60)) {
+    if (lane.sort !== 'restart' && chance.oneIn(60)) {
       this.#clock.after(chance.between(0, 10), () => {
         if (transfer.state === 'out') this.#unlink(transfer);
       });
@@ -459,28 +497,34 @@ class Simulation implements SessionClient, DeviceWatcher {
       this.#carryOut(transfer.lane);
       return;
     }
-    this.#unlinks.push({ transfer, urb: transfer.urbId });
+    this.#unlinks.push({ transfer, urb: transfer.urbId, unlinkId: this.#nextUrb++ });
     this.#wakeSender();
   }
 
-  /** vhci_tx_loop: all submits, then all unlinks. */
+  /** vhci_tx_loop: all submits, then all unlinks; it may lose its CPU between the two. */
   #wakeSender(): void {
     if (this.#senderAwake) return;
     this.#senderAwake = true;
     const chance = this.#chance;
     const wakes = chance.oneIn(30) ? chance.between(0, 5) : chance.between(0, 0.1);
     this.#clock.after(wakes, () => {
-      this.#senderAwake = false;
       for (const each of this.#submits.splice(0)) {
         this.#up.send({ ...each, kind: 'submit', clear: false });
       }
-      for (const each of this.#unlinks.splice(0)) {
-        this.#up.send({ ...each, kind: 'unlink', clear: false });
-      }
-      if (this.#options.client === 'exact') {
-        this.#clock.after(chance.between(0, 2), () => this.#openFence());
-      }
+      const pauses = chance.oneIn(30) ? chance.between(0, 5) : chance.between(0, 0.01);
+      this.#clock.after(pauses, () => this.#sendUnlinks());
     });
+  }
+
+  #sendUnlinks(): void {
+    this.#senderAwake = false;
+    for (const each of this.#unlinks.splice(0)) {
+      this.#up.send({ ...each, kind: 'unlink', clear: false });
+    }
+    if (this.#submits.length > 0) this.#wakeSender();
+    if (this.#options.client === 'exact') {
+      this.#clock.after(this.#chance.between(0, 2), () => this.#openFence());
+    }
   }
 
   /** Client 'exact': somebody knows when all reports are handled and their unlinks have arrived. */

@@ -14,6 +14,8 @@ export class SlowDevice implements UsbDevice {
   readonly #clock: Clock;
   readonly #chance: Chance;
   readonly #watcher: DeviceWatcher;
+  /** How long most transfers take at the most: some devices are slower than any client, some are not. */
+  readonly #paceMilliseconds: number;
   /** One in so many URBs fails before data moves, but not those with SHORT_NOT_OK. */
   readonly #failsOneIn: number;
   /** URBs whose time has not come, with what stops that. */
@@ -32,6 +34,7 @@ export class SlowDevice implements UsbDevice {
     this.#chance = chance;
     this.#failsOneIn = failsOneIn;
     this.#watcher = watcher;
+    this.#paceMilliseconds = chance.oneIn(3) ? 10 : 0.5;
   }
 
   get info() {
@@ -62,7 +65,9 @@ export class SlowDevice implements UsbDevice {
       return;
     }
     const chance = this.#chance;
-    const time = chance.oneIn(50) ? chance.between(1, 30) : chance.between(0, 0.5);
+    const time = chance.oneIn(50)
+      ? chance.between(1, 30)
+      : chance.between(0, this.#paceMilliseconds);
     const stop = this.#clock.after(time, () => {
       this.#waiting.delete(urb);
       if (!urb.shortNotOk && chance.oneIn(this.#failsOneIn)) this.#fail(urb, 'protocol-error');

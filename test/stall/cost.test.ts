@@ -13,7 +13,8 @@ const TIMED: Recovery = {
   settleMilliseconds: 0,
   holdMilliseconds: 1000,
   arrivalMilliseconds: 50,
-  loneTransfers: 2,
+  graceMilliseconds: 10,
+  steadyTransfers: 2,
 };
 
 const ORDERS: Readonly<Record<string, (n: number) => number>> = {

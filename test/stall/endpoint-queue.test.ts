@@ -25,7 +25,8 @@ const TIMED: Recovery = {
   settleMilliseconds: 5,
   holdMilliseconds: 1000,
   arrivalMilliseconds: 50,
-  loneTransfers: 2,
+  graceMilliseconds: 10,
+  steadyTransfers: 2,
 };
 const AT_ONCE: Recovery = { ...TIMED, settleMilliseconds: 0 };
 const RETURN: Recovery = { kind: 'return' };
@@ -33,7 +34,7 @@ const RETURN: Recovery = { kind: 'return' };
 /**
  * An event and, after the arrow, the actions that it asks for:
  * - `submit a`, `submit-clear a`, `submit-before a`, `submit-after a` (the evidence), `unlink a`
- * - `ok a`, `short a`, `error a`, `unlinked a`: how the device ends it
+ * - `ok a`, `short a`, `error a`, `unlinked a`, `partial a`: how the device ends it
  * - `overtaken`: an unlink whose URB will not come
  * - `cleared`, `fence`, `closed`, `wait 50`
  */
@@ -114,6 +115,7 @@ function rows(setup: Setup, table: Record<string, readonly Line[]>): void {
 }
 
 const QUEUED = ['submit a -> start a', 'submit b', 'submit c'];
+const FLIGHT = ['submit a -> start a', 'submit b -> start b', 'submit c -> start c'];
 const HELD = [...QUEUED, 'error a -> giveBack a'];
 
 describe('endpoint queue', () => {
@@ -326,7 +328,6 @@ describe('endpoint queue', () => {
   });
 
   describe('Tests for a flight of several that is cut', () => {
-    const FLIGHT = ['submit a -> start a', 'submit b -> start b', 'submit c -> start c'];
     rows(
       { flightMax: 3 },
       {
@@ -707,19 +708,137 @@ describe('endpoint queue', () => {
       );
     });
 
+    describe('reports of the client\u2019s own unlinks alone', () => {
+      const KILLED = ['submit a -> start a', 'unlink a -> cancel a', 'unlinked a -> giveBack a'];
+      rows(
+        {},
+        {
+          'hold a start anew for a moment, however many come': [
+            ...KILLED,
+            'submit-after b',
+            'submit-after c',
+            'submit-after d',
+            'wait 9',
+            'wait 1 -> start b',
+          ],
+          'hold nothing once that moment is over': [
+            ...KILLED,
+            'wait 10',
+            'submit-after b -> start b',
+          ],
+          'an unlink that came too late counts the same': [
+            'submit a -> start a',
+            'unlink a -> cancel a',
+            'ok a -> giveBack a',
+            'submit-after b',
+            'wait 10 -> start b',
+          ],
+          'hold what the client sent before it had the report like a queue': [
+            ...KILLED,
+            'submit-before b',
+            'wait 999',
+            'wait 1 -> start b',
+          ],
+          'hold it until it is unlinked too': [
+            ...KILLED,
+            'submit-before b',
+            'submit-before c',
+            'wait 500',
+            'unlink b -> giveBackUnlinked b',
+            'wait 500',
+            'unlink c -> giveBackUnlinked c',
+            'submit-after d -> start d',
+          ],
+          'a serial port closed and opened again: the two reads change places': [
+            'submit a -> start a',
+            'submit b',
+            'ok a -> giveBack a, start b',
+            'submit a2',
+            'unlink a2 -> giveBackUnlinked a2',
+            'unlink b -> cancel b',
+            'unlinked b -> giveBack b',
+            'submit-after c',
+            'submit-after d',
+            'wait 10 -> start c',
+          ],
+          'a barrier that nothing stands behind holds a start anew for a moment': [
+            'submit a -> start a',
+            'submit b',
+            'unlink b -> giveBackUnlinked b',
+            'submit-after c',
+            'submit-after d',
+            'wait 9',
+            'ok a -> giveBack a',
+            'wait 1 -> start c',
+          ],
+          'but what was sent before the report like a queue': [
+            'submit a -> start a',
+            'submit b',
+            'unlink b -> giveBackUnlinked b',
+            'submit-before c',
+            'ok a -> giveBack a',
+            'wait 999',
+            'wait 1 -> start c',
+          ],
+          'one of several that is unlinked again and again: the others wait less each time': [
+            ...QUEUED,
+            'unlink b -> giveBackUnlinked b',
+            'ok a -> giveBack a',
+            'wait 1000 -> start c',
+            'submit d',
+            'submit e',
+            'unlink d -> giveBackUnlinked d',
+            'ok c -> giveBack c',
+            'wait 499',
+            'wait 1 -> start e',
+          ],
+        },
+      );
+      it('a client that has one at a time begins anew at once', () => {
+        const bench = new Bench();
+        for (let n = 0; n < 3; n++) {
+          bench.run(['submit a -> start a', 'ok a -> giveBack a']);
+        }
+        bench.run([...KILLED, 'submit-after b -> start b']);
+      });
+    });
+
     describe('an unlink that overtakes its URB', () => {
       rows(
         {},
         {
-          'with nothing queued: as after a report': ['overtaken', 'submit a', 'wait 50 -> start a'],
-          'what is ahead of it goes on, what is behind it is held': [
+          'with nothing queued: a start anew is held for a moment': [
+            'overtaken',
+            'submit-after a',
+            'submit-after b',
+            'wait 10 -> start a',
+          ],
+          'with nothing queued: what is older than the unlink is held like a queue': [
+            'overtaken',
+            'submit-before a',
+            'submit-before b',
+            'wait 999',
+            'wait 1 -> start a',
+          ],
+          'what is ahead of it goes on, what is older is held like a queue': [
             'submit a -> start a',
             'submit b',
             'overtaken',
-            'submit c',
+            'submit-before c',
             'ok a -> giveBack a, start b',
             'ok b -> giveBack b',
             'wait 999',
+            'wait 1 -> start c',
+          ],
+          'what is ahead of it goes on, a start anew is held for a moment': [
+            'submit a -> start a',
+            'submit b',
+            'overtaken',
+            'submit-after c',
+            'submit-after d',
+            'ok a -> giveBack a, start b',
+            'wait 9',
+            'ok b -> giveBack b',
             'wait 1 -> start c',
           ],
           'while holding: what is held waits at least a little': [
@@ -746,6 +865,202 @@ describe('endpoint queue', () => {
       rows(
         { stopsOn: 'nothing' },
         { 'isochronous: nothing waits': ['overtaken', 'submit a -> start a'] },
+      );
+    });
+
+    describe('answers of a driver that keeps a number of transfers here', () => {
+      // As usb-serial and btusb keep two: what comes back well is submitted again by its handler.
+      const STEADY = [
+        'submit a -> start a',
+        'submit b',
+        'ok a -> giveBack a, start b',
+        'submit a2',
+        'ok b -> giveBack b, start a2',
+        'submit b2',
+      ];
+      rows(
+        {},
+        {
+          'an error is answered: the other waits a moment more': [
+            ...STEADY,
+            'error a2 -> giveBack a2',
+            'wait 3',
+            'submit-after a3',
+            'wait 9',
+            'wait 1 -> start b2',
+            'ok b2 -> giveBack b2, start a3',
+          ],
+          'each time': [
+            ...STEADY,
+            'error a2 -> giveBack a2',
+            'submit-after a3',
+            'wait 10 -> start b2',
+            'error b2 -> giveBack b2',
+            'submit-after b3',
+            'wait 10 -> start a3',
+          ],
+          'unlinks that the handler asked for before follow in that time': [
+            ...STEADY,
+            'error a2 -> giveBack a2',
+            'submit-after a3',
+            'wait 9',
+            'unlink b2 -> giveBackUnlinked b2',
+            'wait 49',
+            'wait 1 -> start a3',
+          ],
+          'no answer: the long hold': [
+            ...STEADY,
+            'error a2 -> giveBack a2',
+            'wait 999',
+            'wait 1 -> start b2',
+          ],
+          'sent before the client had the report: no answer': [
+            ...STEADY,
+            'error a2 -> giveBack a2',
+            'submit-before a3',
+            'wait 999',
+            'wait 1 -> start b2',
+          ],
+          'of which nothing is known: no answer': [
+            ...STEADY,
+            'error a2 -> giveBack a2',
+            'submit a3',
+            'wait 999',
+            'wait 1 -> start b2',
+          ],
+          'the answer to an earlier one, while that of the error is missing: no answer': [
+            ...STEADY,
+            'ok a2 -> giveBack a2, start b2',
+            'submit a3',
+            'submit c3',
+            'ok b2 -> giveBack b2, start a3',
+            'submit b3',
+            'ok a3 -> giveBack a3, start c3',
+            'submit a4',
+            'ok c3 -> giveBack c3, start b3',
+            'error b3 -> giveBack b3',
+            'submit-after c4',
+            'wait 999',
+            'wait 1 -> start a4',
+          ],
+          'a batch: no answer': [
+            'submit a -> start a',
+            'submit b',
+            'submit c',
+            'ok a -> giveBack a, start b',
+            'ok b -> giveBack b, start c',
+            'ok c -> giveBack c',
+            'submit d -> start d',
+            'submit e',
+            'error d -> giveBack d',
+            'submit-after f',
+            'wait 999',
+            'wait 1 -> start e',
+          ],
+          'one more than ever: no answer': [
+            ...STEADY,
+            'submit c',
+            'error a2 -> giveBack a2',
+            'submit-after a3',
+            'wait 999',
+            'wait 1 -> start b2',
+          ],
+          'one of them was unlinked, which is answered too': [
+            ...STEADY,
+            'unlink a2 -> cancel a2',
+            'unlinked a2 -> giveBack a2',
+            'submit-after a3',
+            'wait 10 -> start b2',
+          ],
+          'one was unlinked before its turn, which is answered too': [
+            ...STEADY,
+            'submit c2',
+            'ok a2 -> giveBack a2, start b2',
+            'submit a3',
+            'ok b2 -> giveBack b2, start c2',
+            'submit b3',
+            'unlink a3 -> giveBackUnlinked a3',
+            'submit-after a4',
+            'wait 9',
+            'ok c2 -> giveBack c2',
+            'wait 1 -> start b3',
+          ],
+          'patience is not spent on those': [
+            ...STEADY,
+            'error a2 -> giveBack a2',
+            'submit-after a3',
+            'wait 10 -> start b2',
+            'error b2 -> giveBack b2',
+            'wait 999',
+            'wait 1 -> start a3',
+          ],
+        },
+      );
+      rows(
+        { flightMax: 2 },
+        {
+          'two have failed at a time: the first to arrive makes the number smaller, no answer': [
+            'submit a -> start a',
+            'submit b -> start b',
+            'ok a -> giveBack a',
+            'submit a2 -> start a2',
+            'ok b -> giveBack b',
+            'submit b2 -> start b2',
+            'error a2 -> cancel b2',
+            'error b2 -> giveBack a2, giveBack b2',
+            'submit-after a3',
+            'submit-after b3',
+            'wait 999',
+            'wait 1 -> start a3, start b3',
+          ],
+        },
+      );
+    });
+
+    describe('transfers that had moved data when they were unlinked', () => {
+      const KILLED = ['submit a -> start a', 'unlink a -> cancel a', 'partial a -> giveBack a'];
+      rows(
+        { recovery: TIMED },
+        {
+          'are reported at once, and hold a start anew for a moment': [
+            ...KILLED,
+            'submit-after b',
+            'submit-after c',
+            'wait 9',
+            'wait 1 -> start b',
+          ],
+          'hold what is behind them': [
+            'submit a -> start a',
+            'submit b',
+            'unlink a -> cancel a',
+            'partial a -> giveBack a',
+            'wait 999',
+            'wait 1 -> start b',
+          ],
+        },
+      );
+      rows(
+        { recovery: TIMED, flightMax: 3 },
+        {
+          'in a flight: what is ahead goes on': [
+            ...FLIGHT,
+            'unlink b -> cancel c, cancel b',
+            'unlinked c',
+            'partial b -> giveBack b',
+            'ok a -> giveBack a',
+            'unlink c -> giveBackUnlinked c',
+            'submit-after d -> start d',
+          ],
+          'if the client has not unlinked them, they have failed': [
+            ...FLIGHT,
+            'unlink b -> cancel c, cancel b',
+            'partial c -> cancel a',
+            'unlinked b',
+            'unlinked a',
+            'wait 5 -> giveBack c, giveBack b',
+            'wait 1000 -> start a',
+          ],
+        },
       );
     });
 

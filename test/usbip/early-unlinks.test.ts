@@ -36,6 +36,45 @@ describe('an unlink that overtakes its URB (vhci_tx_loop)', () => {
     );
   });
 
+  it('what its driver had submitted before is held until it is unlinked too, or for the long hold', () => {
+    const { client, device, clock } = clientAt10();
+    client.send(client.wire.unlink(11, 13));
+    client.submit(bulkOut(11));
+    client.submit(bulkOut(12));
+    device.complete(device.atDevice[0], 'ok', 64);
+    clock.advance(999);
+    assert.deepEqual(device.atDevice, []);
+    clock.advance(10);
+    assert.deepEqual(
+      device.atDevice.map(({ id }) => id),
+      [12],
+    );
+  });
+
+  it('a URB that its driver submitted later starts after a moment', () => {
+    const { client, device, clock } = clientAt10();
+    client.send(client.wire.unlink(11, 12));
+    client.submit(bulkOut(11));
+    client.submit(bulkOut(13));
+    device.complete(device.atDevice[0], 'ok', 64);
+    clock.advance(10);
+    assert.deepEqual(
+      device.atDevice.map(({ id }) => id),
+      [13],
+    );
+  });
+
+  it('so is one that the unlink of another endpoint has overtaken; across the end of the numbers too', () => {
+    const unlinks = new EarlyUnlinks(2);
+    assert.equal(unlinks.isOlder(1), false, 'nothing was unlinked');
+    unlinks.unlinked(0xffff_fffe);
+    assert.equal(unlinks.isOlder(0xffff_fffd), true);
+    assert.equal(unlinks.isOlder(0xffff_ffff), false);
+    assert.equal(unlinks.isOlder(3), false);
+    unlinks.unlinked(4);
+    assert.equal(unlinks.isOlder(0xffff_ffff), true);
+  });
+
   it('is answered as for an unknown URB when a later one comes instead', () => {
     const { client } = clientAt10();
     client.send(client.wire.unlink(11, 12));
