@@ -24,6 +24,7 @@ export const GUEST_PACKAGES: readonly string[] = [
   'usbip',
   'util-linux',
   'xz-utils',
+  'zstd',
 ];
 
 /**
@@ -134,13 +135,22 @@ export async function ensurePackages(packages: readonly string[] = GUEST_PACKAGE
   });
 }
 
-let updated: Promise<void> | undefined;
+/** Options of apt that choose the package lists; none for the host's own (suites.ts has others). */
+export type PackageLists = readonly string[];
+
+const HOST_LISTS: PackageLists = [];
+
+const updates = new Map<string, Promise<void>>();
 
 /** `apt-get update`, at most once in a process. */
-export function updatePackageLists(): Promise<void> {
-  updated ??= hostCommand('apt-get', ['update', '-qq', '-o', 'DPkg::Lock::Timeout=300']).then(
-    () => undefined,
-  );
+export function updatePackageLists(lists = HOST_LISTS): Promise<void> {
+  const key = lists.join(' ');
+  let updated = updates.get(key);
+  if (updated === undefined) {
+    const args = ['update', '-qq', '-o', 'DPkg::Lock::Timeout=300', ...lists];
+    updated = hostCommand('apt-get', args, { timeoutSeconds: 300 }).then(() => undefined);
+    updates.set(key, updated);
+  }
   return updated;
 }
 
@@ -156,11 +166,16 @@ export interface PackageVersion {
  * @param field - name of a control field, such as `Version` or `Depends`
  * @returns its value in the version that apt would choose, or undefined if it is not known
  */
-export async function packageField(name: string, field: string): Promise<string | undefined> {
-  const read = () => hostCommand('apt-cache', ['show', '--no-all-versions', name]).catch(() => '');
+export async function packageField(
+  name: string,
+  field: string,
+  lists = HOST_LISTS,
+): Promise<string | undefined> {
+  const args = [...lists, 'show', '--no-all-versions', name];
+  const read = () => hostCommand('apt-cache', args).catch(() => '');
   let shown = await read();
   if (shown === '' && process.getuid?.() === 0) {
-    await updatePackageLists();
+    await updatePackageLists(lists);
     shown = await read();
   }
   const prefix = `${field}: `;
@@ -177,12 +192,12 @@ export async function packageField(name: string, field: string): Promise<string 
  */
 export async function packageVersions(
   names: readonly string[],
+  lists = HOST_LISTS,
 ): Promise<PackageVersion[] | undefined> {
   // Asked for the first, as that updates the lists if need be.
-  if ((await packageField(names[0] ?? '', 'Version')) === undefined) return undefined;
-  const shown = await hostCommand('apt-cache', ['show', '--no-all-versions', ...names]).catch(
-    () => '',
-  );
+  if ((await packageField(names[0] ?? '', 'Version', lists)) === undefined) return undefined;
+  const args = [...lists, 'show', '--no-all-versions', ...names];
+  const shown = await hostCommand('apt-cache', args).catch(() => '');
   const versions = new Map<string, string>();
   for (const record of shown.split('\n\n')) {
     const name = /^Package: (\S+)/m.exec(record)?.[1];
@@ -215,10 +230,15 @@ export async function unpackedSet(
 }
 
 /** Unpacks the files of a package into a folder, without installing it. */
-export async function unpackPackage(wanted: PackageVersion, folder: string): Promise<void> {
+export async function unpackPackage(
+  wanted: PackageVersion,
+  folder: string,
+  lists = HOST_LISTS,
+): Promise<void> {
   const download = `${folder}.download`;
   await hostCommand('mkdir', ['-p', download, folder]);
   const args = [
+    ...lists,
     'download',
     '-qq',
     '-o',
@@ -230,7 +250,7 @@ export async function unpackPackage(wanted: PackageVersion, folder: string): Pro
     await fetch().catch(async (error: unknown) => {
       // Debian removes old versions: lists that are some weeks old name files that are gone.
       if (process.getuid?.() !== 0) throw error;
-      await updatePackageLists();
+      await updatePackageLists(lists);
       return fetch();
     });
     await hostCommand('sh', ['-c', 'dpkg -x "$1"/*.deb "$2"', 'sh', download, folder]);

@@ -9,7 +9,7 @@
 import { copyFileSync, existsSync, readdirSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { hostCommand } from './host-command.ts';
-import { type Kernel, kernelSourceFile } from './kernel.ts';
+import { type Kernel, kernelOrigin, kernelSourceFile } from './kernel.ts';
 import {
   ensurePackages,
   GUEST_PACKAGES,
@@ -21,6 +21,7 @@ import {
   XEN_PACKAGES,
 } from './packages.ts';
 import { cached, cacheFolder } from './paths.ts';
+import { inSuiteRoot } from './suites.ts';
 
 /** Where Debian keeps the tools of this version, which the commands in /usr/sbin only choose. */
 export const XEN_TOOLS = '/usr/lib/xen-4.17/bin';
@@ -88,20 +89,39 @@ function newestCachedXen(): string {
 /** Compiles xen-hcd for the guests' kernel. @returns the path of the module */
 export async function xenHcdModule(kernel: Kernel): Promise<string> {
   const source = await kernelSourceFile('drivers/usb/host/xen-hcd.c');
+  const { suite } = await kernelOrigin();
   const folder = await cached(`xen-hcd_${kernel.release}_${kernel.version}`, async (temporary) => {
-    const headers = `${temporary}.headers.${process.pid}.partial`;
-    try {
-      const tree = await unpackedHeaders(kernel, headers);
-      await hostCommand('mkdir', ['-p', temporary]);
-      copyFileSync(source, join(temporary, 'xen-hcd.c'));
-      writeFileSync(join(temporary, 'Makefile'), 'obj-m := xen-hcd.o\n');
-      await hostCommand('make', ['-C', tree, `M=${temporary}`, 'modules']);
-      await hostCommand('strip', ['--strip-debug', join(temporary, 'xen-hcd.ko')]);
-    } finally {
-      await hostCommand('rm', ['-rf', headers]);
-    }
+    await hostCommand('mkdir', ['-p', temporary]);
+    copyFileSync(source, join(temporary, 'xen-hcd.c'));
+    writeFileSync(join(temporary, 'Makefile'), 'obj-m := xen-hcd.o\n');
+    if (suite === undefined) await makeModule(kernel, temporary);
+    else await makeModuleIn(suite, kernel, temporary);
+    await hostCommand('strip', ['--strip-debug', join(temporary, 'xen-hcd.ko')]);
   });
   return join(folder, 'xen-hcd.ko');
+}
+
+/** Compiles the module in a folder with the host's compiler. */
+async function makeModule(kernel: Kernel, folder: string): Promise<void> {
+  const headers = `${folder}.headers.${process.pid}.partial`;
+  try {
+    const tree = await unpackedHeaders(kernel, headers);
+    await hostCommand('make', ['-C', tree, `M=${folder}`, 'modules']);
+  } finally {
+    await hostCommand('rm', ['-rf', headers]);
+  }
+}
+
+/** The same with the compiler and the libraries of the kernel's own release. */
+async function makeModuleIn(suite: string, kernel: Kernel, folder: string): Promise<void> {
+  const headers = `linux-headers-${kernel.release}`;
+  const root = `${folder}.root.${process.pid}.partial`;
+  await inSuiteRoot(suite, [headers, 'make'], root, async () => {
+    await hostCommand('cp', ['-r', folder, join(root, 'module')]);
+    const make = ['make', '-C', `/usr/src/${headers}`, 'M=/module', 'modules'];
+    await hostCommand('chroot', [root, ...make]);
+    copyFileSync(join(root, 'module', 'xen-hcd.ko'), join(folder, 'xen-hcd.ko'));
+  });
 }
 
 /** Unpacks what modules are compiled against. @returns the folder to run make in */
