@@ -46,6 +46,11 @@ export class MemoryAccount {
     this.#budget = budget;
   }
 
+  /** What the holder may have, whatever others have. */
+  get guaranteedBytes(): number {
+    return this.#budget.guaranteedBytes;
+  }
+
   /** Whether a holder of `heldBytes` may have `moreBytes`. */
   admits(heldBytes: number, moreBytes: number): boolean {
     const budget = this.#budget;

@@ -144,10 +144,15 @@ export class DeviceSession implements DeviceHost {
   submit(urb: Urb): void {
     assert(this.#state === 'open', 'Cannot submit a URB: the session is not open');
     assert(!this.has(urb.id), 'Cannot submit a URB: its id is outstanding');
-    this.#containment.run(this.#submit, urb);
+    // Not `run`: what every URB passes through is to be compiled into one piece.
+    try {
+      this.#submit(urb);
+    } catch (error) {
+      this.#containment.bug(error);
+    }
   }
 
-  readonly #submit = (urb: Urb): void => {
+  #submit(urb: Urb): void {
     this.#outstanding.add(urb);
     urb.outstanding = true;
     urb.place = this.urbCount++;
@@ -163,7 +168,7 @@ export class DeviceSession implements DeviceHost {
       slot.arm();
     }
     this.#carryOut();
-  };
+  }
 
   /** Asks for a URB back; it is given back as 'unlinked' or as it ended before. */
   unlink(id: number): void {
@@ -280,11 +285,18 @@ export class DeviceSession implements DeviceHost {
   }
 
   completed(urb: Urb): void {
-    if (this.#failure !== null) this.#failure.completed(urb);
-    else this.#containment.run(this.#completed, urb);
+    if (this.#failure !== null) {
+      this.#failure.completed(urb);
+      return;
+    }
+    try {
+      this.#completed(urb);
+    } catch (error) {
+      this.#containment.bug(error);
+    }
   }
 
-  readonly #completed = (urb: Urb): void => {
+  #completed(urb: Urb): void {
     assert(urb.atDevice, 'Cannot complete a URB: the device does not have it');
     urb.atDevice = false;
     const slot = this.#slotOf(urb.endpoint);
@@ -297,7 +309,7 @@ export class DeviceSession implements DeviceHost {
       slot.arm();
     }
     this.#carryOut();
-  };
+  }
 
   /** The device has gone: what is outstanding ends as 'shutdown', then the client is told. */
   removed(): void {

@@ -30,6 +30,8 @@ export class ClientMemory {
   readonly #writer: ReplyWriter;
   readonly #network: Unsent;
   readonly #account: MemoryAccount | undefined;
+  /** What may come without another look, counted as if nothing left meanwhile: most URBs need none. */
+  #creditBytes = 0;
 
   /** Without an account, nothing is shared with others. */
   constructor(
@@ -46,15 +48,30 @@ export class ClientMemory {
 
   /** Whether a URB that costs so much may come, besides `outstandingCount` others. */
   admits(outstandingCount: number, bytes: number): boolean {
+    if (bytes + URB_BYTES <= this.#creditBytes) {
+      this.#creditBytes -= bytes + URB_BYTES;
+      return true;
+    }
+    return this.#look(outstandingCount, bytes);
+  }
+
+  #look(outstandingCount: number, bytes: number): boolean {
     const { urbsMax, outstandingOctetsMax } = this.#limits;
-    const heldBytes = this.#dataBytes();
-    if (outstandingCount >= urbsMax || heldBytes + bytes > outstandingOctetsMax) return false;
+    const leftBytes = outstandingOctetsMax - this.#dataBytes() - bytes;
+    const leftCount = urbsMax - outstandingCount - 1;
+    if (leftCount < 0 || leftBytes < 0) return false;
+    const heldBytes = this.#dataBytes() + outstandingCount * URB_BYTES;
     const account = this.#account;
-    return account === undefined || account.admits(heldBytes + outstandingCount * URB_BYTES, bytes);
+    if (account !== undefined && !account.admits(heldBytes, bytes)) return false;
+    const freeBytes = account?.guaranteedBytes ?? Number.POSITIVE_INFINITY;
+    const ownBytes = freeBytes - heldBytes - bytes - URB_BYTES;
+    this.#creditBytes = Math.min(leftBytes, leftCount * URB_BYTES, ownBytes);
+    return true;
   }
 
   /** What the client holds counts for others from now on; to be called after whatever changes it. */
   note(outstandingCount: number, earlyUnlinkCount: number): void {
+    this.#creditBytes = 0;
     const others = outstandingCount * URB_BYTES + earlyUnlinkCount * EARLY_UNLINK_BYTES;
     this.#account?.note(this.#dataBytes() + others);
   }

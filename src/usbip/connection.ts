@@ -128,7 +128,6 @@ export class Connection {
     if (this.#isOver) return;
     assert(this.#rest === null, 'Cannot take more: there is a rest, which comes first');
     if (!isSameTurn) this.#budget.renew();
-    this.#budget.spend(chunk.length);
     const end = this.#feed(chunk, 0);
     if (end === chunk.length || this.#isOver) return;
     this.#rest = this.#options.pool.take(chunk.length - end);
@@ -163,11 +162,14 @@ export class Connection {
     this.#receiving = true;
     let at = start;
     try {
-      while (at < chunk.length && !this.#budget.isSpent) {
+      // What is in the chunk is here already: to go through a part of it costs less than to keep that.
+      do {
         const { position } = this.#writer;
-        at = this.#framer.receive(chunk, at, COMMANDS_TOGETHER);
-        this.#budget.spend(COMMANDS_TOGETHER * OPERATION_BYTES + this.#writer.position - position);
-      }
+        const from = at;
+        at = this.#framer.receive(chunk, from, COMMANDS_TOGETHER);
+        const movedBytes = at - from + this.#writer.position - position;
+        this.#budget.spend(COMMANDS_TOGETHER * OPERATION_BYTES + movedBytes);
+      } while (at < chunk.length && !this.#budget.isSpent);
       return at;
     } finally {
       this.#receiving = false;

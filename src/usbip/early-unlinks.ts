@@ -58,6 +58,11 @@ export class EarlyUnlinks {
     return true;
   }
 
+  /** Whether `arrived` has nothing to return, nor `takeMissed` afterwards. */
+  get isEmpty(): boolean {
+    return this.#victims.isEmpty;
+  }
+
   /** A URB arrives; returns the unlink that waits for it, if any. Follow with `takeMissed`. */
   arrived(seqnum: number): number | undefined {
     if (this.#lastSubmitted === undefined || isAfter(seqnum, this.#lastSubmitted)) {

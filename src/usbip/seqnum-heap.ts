@@ -17,6 +17,10 @@ export class SeqnumHeap {
     this.#isAfter = compare;
   }
 
+  get isEmpty(): boolean {
+    return this.#numbers.length === 0;
+  }
+
   /** The earliest; undefined if there is none. */
   get first(): number | undefined {
     return this.#numbers[0];

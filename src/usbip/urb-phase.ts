@@ -229,6 +229,7 @@ export class UrbPhase implements FrameHandler, SessionClient {
   /** Whether the URB's unlink has overtaken it, which is answered then; see early-unlinks.ts. */
   #wasUnlinked(seqnum: number): boolean {
     const unlink = this.#earlyUnlinks.arrived(seqnum);
+    if (this.#earlyUnlinks.isEmpty) return false;
     const { writer } = this.#options;
     for (const missed of this.#earlyUnlinks.takeMissed()) writer.unlinkReply(missed, 'ok');
     if (unlink === undefined) return false;
