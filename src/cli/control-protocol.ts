@@ -14,6 +14,7 @@ export interface Controlled {
   status(): GatewayStatus;
   export(spec: string, folder: string): Promise<ExportStatus[]>;
   unexport(busId: string): Promise<void>;
+  kick(busId: string): Promise<string>;
 }
 
 /** Request and result of each command. */
@@ -26,6 +27,8 @@ export interface Commands {
     result: ExportStatus[];
   };
   unexport: { request: { command: 'unexport'; busId: string }; result: null };
+  /** The result names the client. */
+  kick: { request: { command: 'kick'; busId: string }; result: string };
 }
 export type Command = keyof Commands;
 export type Request<C extends Command = Command> = Commands[C]['request'];
@@ -70,6 +73,8 @@ async function carryOut(gateway: Controlled, request: Request): Promise<Result> 
     case 'unexport':
       await gateway.unexport(request.busId);
       return null;
+    case 'kick':
+      return await gateway.kick(request.busId);
   }
 }
 
@@ -94,9 +99,10 @@ export function parseRequest(request: unknown): Request {
       }
       return { command, spec, folder };
     case 'unexport':
+    case 'kick':
       if (typeof busId !== 'string') throw refuse('no bus id in it, wanted one');
       return { command, busId };
     default:
-      throw refuse('unknown command, wanted status, export or unexport');
+      throw refuse('unknown command, wanted status, export, unexport or kick');
   }
 }

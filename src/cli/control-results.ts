@@ -72,6 +72,7 @@ export const GATEWAY_RESULTS: Readonly<Record<Command, Check>> = {
   status: record<GatewayStatus>({ pid: number, listening: list(text), exports: list(isExport) }),
   export: list(isExport),
   unexport: nothing,
+  kick: text,
 };
 
 /** By the command that a supervisor was asked. */

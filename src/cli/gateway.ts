@@ -176,6 +176,17 @@ export class Gateway {
     this.#log.debug(`unexported ${busId}`);
   }
 
+  /**
+   * Takes a device away from its client; resolves with the client's name when another one may have it.
+   *
+   * @throws {UserError} if there is no such bus id, nobody has the device, or it does not let go in time.
+   */
+  async kick(busId: string): Promise<string> {
+    const peer = await this.#registry.kick(busId);
+    this.#log.info(`${busId} was taken from ${peer}`);
+    return peer;
+  }
+
   status(): GatewayStatus {
     return {
       pid: process.pid,

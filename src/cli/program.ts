@@ -10,6 +10,7 @@ import { printable, printableLines } from '../core/printable.ts';
 import { attachCommand } from './attach.ts';
 import { detachCommand } from './detach.ts';
 import { exportCommand } from './export.ts';
+import { kickCommand } from './kick.ts';
 import { listCommand } from './list.ts';
 import { refuseTwice } from './options.ts';
 import { portCommand } from './port.ts';
@@ -45,6 +46,7 @@ export function urbgate(): Command {
     listCommand(),
     exportCommand(),
     unexportCommand(),
+    kickCommand(),
     statusCommand(),
     xenCommand(),
     udevRuleCommand(),

@@ -132,11 +132,7 @@ export class Registry extends EventEmitter<RegistryEvents> {
    * @throws {UserError} if there is no such bus id, or the device does not let go.
    */
   async remove(busId: string, orderlyMilliseconds = ORDERLY_REMOVAL_MILLISECONDS): Promise<void> {
-    const gone = this.#exports.get(busId);
-    if (gone === undefined) {
-      const known = [...this.#exports.keys()].join(', ') || 'nothing';
-      throw new UserError(`Cannot unexport ${busId}: it is not exported, exported is ${known}`);
-    }
+    const gone = this.#exported(busId, 'unexport');
     this.#exports.delete(busId);
     const stuck = () => {
       const { holder, device } = gone;
@@ -149,6 +145,35 @@ export class Registry extends EventEmitter<RegistryEvents> {
     } finally {
       this.emit('removed', gone);
     }
+  }
+
+  /** @throws {UserError} if there is no such bus id. */
+  #exported(busId: string, action: string): Export {
+    const found = this.#exports.get(busId);
+    if (found !== undefined) return found;
+    const known = [...this.#exports.keys()].join(', ') || 'nothing';
+    throw new UserError(`Cannot ${action} ${busId}: it is not exported, exported is ${known}`);
+  }
+
+  /**
+   * Takes a device away from its client, who sees it unplugged; it stays exported. Resolves with the client's
+   * name when another one may have it.
+   *
+   * @throws {UserError} if there is no such bus id, nobody has the device, or it does not let go in time.
+   */
+  async kick(busId: string): Promise<string> {
+    const kept = this.#exported(busId, 'kick');
+    const { holder } = kept;
+    if (holder === null) {
+      throw new UserError(`Cannot kick ${busId}: no client has it, see urbgate status`);
+    }
+    const { session, peer } = holder;
+    const stuck = () => {
+      throw new UserError(session.stuckText);
+    };
+    session.removed();
+    await within(this.#letGo(kept, session), LET_GO_MILLISECONDS, stuck, this.#clock);
+    return peer;
   }
 
   async #takeOut(gone: Export, orderlyMilliseconds: number): Promise<void> {

@@ -106,6 +106,11 @@ const WORDS: readonly [words: readonly string[], wrong: readonly string[]][] = [
     ['unexport', '1-1', '--control', '?'],
     [...NO_SOCKETS, 'none'],
   ],
+  [['kick', '?', ...NOBODY], NO_NAMES],
+  [
+    ['kick', '1-1', '--control', '?'],
+    [...NO_SOCKETS, 'none'],
+  ],
   [
     ['status', '--control', '?'],
     [...NO_SOCKETS, 'none'],
@@ -297,6 +302,7 @@ describe('wrong arguments', function () {
       ['xen'],
       ['export'],
       ['unexport'],
+      ['kick'],
       ['detach'],
       ['udev-rule'],
       ['xen', 'attach', '1'],

@@ -26,6 +26,7 @@ const gateway: Controlled = {
   unexport: async (busId) => {
     throw new UserError(`Cannot unexport ${busId}: no`);
   },
+  kick: async () => 'somebody',
 };
 
 const silent = createLog(false, () => true);
@@ -53,6 +54,7 @@ describe('control requests', () => {
     { command: 'toString' },
     { command: 'unexport' },
     { command: 'unexport', busId: 1 },
+    { command: 'kick' },
     { command: 'export', spec: 'x' },
     { command: 'export', spec: 'x', folder: 'relative' },
     { command: 'export', spec: {}, folder: '/' },

@@ -2,7 +2,7 @@
 import { strict as assert } from 'node:assert';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
-import { connect } from 'node:net';
+import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
 import type { GatewayStatus } from '../../src/cli/gateway.ts';
 import { ImportRequest, OPERATION, OpCommon, VERSION } from '../../src/usbip/protocol.ts';
@@ -49,17 +49,38 @@ describe('urbgate status, export, unexport', function () {
     assert.doesNotMatch(after, /^1-1/m);
   });
 
+  /** A client that has 1-1. */
+  async function attached(port: number): Promise<Socket> {
+    const client = connect(port, '127.0.0.1');
+    client.write(
+      Buffer.concat([
+        OpCommon.write({ version: VERSION, code: OPERATION.requestImport, status: 0 }),
+        ImportRequest.write({ busId: '1-1' }),
+      ]),
+    );
+    const [reply] = await once(client, 'data');
+    assert.equal(reply.readUInt32BE(4), 0);
+    return client;
+  }
+
+  it('kick sends the client away, and another one may have the device at once', async () => {
+    const gateway = await startGateway(['virtual:source-sink']);
+    const client = await attached(gateway.port);
+    const { localPort } = client;
+    const closed = once(client.resume(), 'end');
+    const { stdout } = await gateway.command('kick', '1-1');
+    assert.equal(stdout, `Took 1-1 from 127.0.0.1:${localPort}\n`);
+    await closed;
+    client.destroy();
+    await gateway.process.says(/INFO .*1-1 was taken from 127\.0\.0\.1:/);
+    const next = await attached(gateway.port);
+    next.destroy();
+  });
+
   it('shows the client of a device, whom unexport sends away', async () => {
     const gateway = await startGateway(['virtual:source-sink']);
-    const client = connect(gateway.port, '127.0.0.1');
+    const client = await attached(gateway.port);
     try {
-      client.write(
-        Buffer.concat([
-          OpCommon.write({ version: VERSION, code: OPERATION.requestImport, status: 0 }),
-          ImportRequest.write({ busId: '1-1' }),
-        ]),
-      );
-      await once(client, 'data');
       const [{ client: shown } = assert.fail('nothing is exported')] = (await statusOf(gateway))
         .exports;
       assert.equal(shown?.peer, `127.0.0.1:${client.localPort}`);
@@ -88,6 +109,8 @@ describe('urbgate status, export, unexport', function () {
     const gateway = await startGateway(['virtual:source-sink']);
     for (const [args, reason] of [
       [['unexport', '9-9'], 'Cannot unexport 9-9: it is not exported, exported is 1-1\n'],
+      [['kick', '9-9'], 'Cannot kick 9-9: it is not exported, exported is 1-1\n'],
+      [['kick', '1-1'], 'Cannot kick 1-1: no client has it, see urbgate status\n'],
       [['export', 'virtual:disk,file=/no/such.img'], 'there is no such file'],
       [['export', 'virtual:source-sink,busid=1-1'], 'bus id 1-1 is taken'],
       [['export', 'nonsense'], 'not a SPEC'],

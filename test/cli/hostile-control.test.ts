@@ -151,6 +151,7 @@ describe('hostile clients of a control socket', function () {
     status: () => ({ pid: 7, listening: ['x'.repeat(50_000)], exports: [] }),
     export: async () => [],
     unexport: async () => {},
+    kick: async () => '',
   };
   afterEach(endAll);
 

@@ -157,12 +157,12 @@ describe('urbgate', function () {
     assert.match((await run(['--version'])).stdout, /^\d+\.\d+\.\d+\n$/);
     const { code, stdout } = await run(['--help']);
     assert.equal(code, 0);
-    for (const name of ['serve', 'list', 'export', 'unexport', 'status']) {
+    for (const name of ['serve', 'list', 'export', 'unexport', 'kick', 'status']) {
       assert.match(stdout, new RegExp(`^  ${name} `, 'm'));
     }
   });
 
-  for (const command of ['serve', 'list', 'export', 'unexport', 'status']) {
+  for (const command of ['serve', 'list', 'export', 'unexport', 'kick', 'status']) {
     it(`has examples in the help of ${command}`, async () => {
       const { code, stdout } = await run([command, '--help']);
       assert.equal(code, 0);

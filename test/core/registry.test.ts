@@ -328,6 +328,15 @@ describe('Registry', () => {
         assert.equal(registry.claim('1-1', 'next', new NotingClient(), { clock }), 'busy');
       });
 
+      it(`${how}: kick ends, says so, and the device stays exported and busy`, async () => {
+        const { clock, registry, settled, note } = stuck(how);
+        note(registry.kick('1-1').then(() => {}));
+        await pass(clock, LET_GO_MILLISECONDS + 1000);
+        const what = `Cannot let go of manual: ${KEPT[how]} after 30 s, wanted it to be free`;
+        assert.deepEqual(settled, [`UserError: ${what}`]);
+        assert.equal(registry.claim('1-1', 'next', new NotingClient(), { clock }), 'busy');
+      });
+
       it(`${how}: unexport ends, says so, and the bus id is free`, async () => {
         const { clock, registry, device, settled, note } = stuck(how);
         note(registry.remove('1-1'));
