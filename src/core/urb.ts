@@ -91,6 +91,11 @@ export class Urb {
   readonly shortNotOk: boolean;
   /** URB_ZERO_PACKET: end an OUT transfer of whole packets with an empty one. Bulk OUT. */
   readonly zeroPacket: boolean;
+  /**
+   * How often the client's driver wants an interrupt or isochronous endpoint served, in frames (low and full
+   * speed) or microframes (urb->interval); 0 if it does not say. Only another host controller has a use for it.
+   */
+  interval = 0;
   /** The client speaks the stall protocol and says: restart the queue with this URB. */
   clearStall = false;
 

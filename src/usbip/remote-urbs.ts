@@ -12,8 +12,6 @@ const FRAME_MICROSECONDS = 1000;
  */
 export function transferOf(urb: Urb, speed: Speed, dataOut: Buffer, into?: Buffer): Transfer {
   const { endpoint, setup, packets } = urb;
-  const slow = speed === 'low' || speed === 'full';
-  const unit = slow ? FRAME_MICROSECONDS : MICROFRAME_MICROSECONDS;
   return {
     endpoint: endpoint.address,
     type: endpoint.type,
@@ -21,12 +19,18 @@ export function transferOf(urb: Urb, speed: Speed, dataOut: Buffer, into?: Buffe
     ...(into !== undefined && { into }),
     ...(setup !== null && { setup: setupOctets(setup) }),
     ...(packets !== null && { packets }),
-    ...(endpoint.intervalMicroseconds > 0 && {
-      interval: Math.max(1, Math.round(endpoint.intervalMicroseconds / unit)),
-    }),
+    ...(endpoint.intervalMicroseconds > 0 && { interval: intervalOf(urb, speed) }),
     shortNotOk: urb.shortNotOk,
     zeroPacket: urb.zeroPacket,
   };
+}
+
+/** What the driver asked for, who may know better than the descriptor; else what that says. */
+function intervalOf({ interval, endpoint }: Urb, speed: Speed): number {
+  if (interval > 0) return interval;
+  const slow = speed === 'low' || speed === 'full';
+  const unit = slow ? FRAME_MICROSECONDS : MICROFRAME_MICROSECONDS;
+  return Math.max(1, Math.round(endpoint.intervalMicroseconds / unit));
 }
 
 function setupOctets(setup: SetupPacket): Buffer {

@@ -20,6 +20,7 @@ export interface SubmitHeader {
   transferFlags: number;
   octets: number;
   packetCount: number;
+  interval: number;
   setupType: number;
   setupRequest: number;
   setupValue: number;
@@ -36,6 +37,7 @@ export function emptySubmitHeader(): SubmitHeader {
     transferFlags: 0,
     octets: 0,
     packetCount: 0,
+    interval: 0,
     setupType: 0,
     setupRequest: 0,
     setupValue: 0,
@@ -57,6 +59,7 @@ export function readSubmit(view: DataView, at: number, into: SubmitHeader): void
   into.transferFlags = view.getUint32(at + offset.transferFlags);
   into.octets = view.getInt32(at + offset.transferBufferLength);
   into.packetCount = view.getInt32(at + offset.numberOfPackets);
+  into.interval = view.getInt32(at + offset.interval);
   const setup = at + offset.setup;
   into.setupType = view.getUint8(setup);
   into.setupRequest = view.getUint8(setup + 1);
@@ -147,6 +150,15 @@ export function buildUrb(
   endpoint: EndpointInfo,
   body: Buffer,
 ): Urb | UrbStatus {
+  const { type } = endpoint;
+  const built = build(header, endpoint, body);
+  if ((type === 'interrupt' || type === 'isochronous') && built instanceof Urb) {
+    built.interval = Math.max(0, header.interval);
+  }
+  return built;
+}
+
+function build(header: SubmitHeader, endpoint: EndpointInfo, body: Buffer): Urb | UrbStatus {
   const shortNotOk = (header.transferFlags & TRANSFER_FLAG.shortNotOk) !== 0;
   switch (endpoint.type) {
     case 'control':
