@@ -102,7 +102,8 @@ export class WebUsbDevice extends DeviceDescription {
   }
 
   async #import(): Promise<void> {
-    const open = await openDevice(this.server, this.busId, this.#parts.clock);
+    const { clock } = this.#parts;
+    const open = await openDevice(this.server, this.busId, this.#configurationValue, clock);
     if (!this.#isConnected) {
       await open.close();
       throw gone();

@@ -11,6 +11,7 @@ import { fault, statusOf } from './webusb-transfers.ts';
 
 const CONTROL = { endpoint: 0, type: 'control' } as const;
 /** bmRequestType and bRequest (USB 2.0, 9.4 and 11.24.2). */
+const GET_CONFIGURATION = [0x80, 8] as const;
 const SET_CONFIGURATION = [0x00, 9] as const;
 const SET_INTERFACE = [0x01, 11] as const;
 const CLEAR_FEATURE = [0x02, 1] as const;
@@ -20,19 +21,35 @@ const ENDPOINT_HALT = 0;
 const PORT_RESET = 4;
 /** For one of these: a gateway may have to wait for transfers that it cannot cancel, and for a reset. */
 const REQUEST_MILLISECONDS = 10_000;
+/** A device that does not say within that time which configuration it has is believed to have the one it had. */
+const CONFIGURATION_MILLISECONDS = 1_000;
+/** From a transfer's end as 'shutdown' to the end of the connection, if the device has gone. */
+const GONE_MILLISECONDS = 1_000;
 
 /**
- * Imports a device.
+ * Imports a device, and sees to it that it has a configuration (0: whichever it has).
  *
- * @throws {DOMException} NetworkError if the server cannot be reached or refuses.
+ * @throws {DOMException} NetworkError if the server cannot be reached or refuses, or the device refuses.
  */
 export async function openDevice(
   server: ListenAddress,
   busId: string,
+  configurationValue: number,
   clock: Clock = systemClock,
 ): Promise<OpenDevice> {
+  const open = new OpenDevice(await imported(server, busId, clock), clock);
   try {
-    return new OpenDevice(await importDevice(server, busId, { clock }), clock);
+    await open.restore(configurationValue);
+    return open;
+  } catch (error) {
+    await open.close();
+    throw error;
+  }
+}
+
+async function imported(server: ListenAddress, busId: string, clock: Clock): Promise<RemoteDevice> {
+  try {
+    return await importDevice(server, busId, { clock });
   } catch (error) {
     if (error instanceof UserError) throw fault('NetworkError', error.message);
     throw error;
@@ -84,6 +101,10 @@ export class OpenDevice {
     const isAborted = this.#isClosing && result.status === 'shutdown';
     if (result.status === 'unlinked' || isAborted)
       throw fault('AbortError', 'the transfer was taken back');
+    // A server says first how the transfers of a device that has gone end, and closes then.
+    if (result.status === 'shutdown') {
+      await within(this.#remote.closed, GONE_MILLISECONDS, () => {}, this.#clock);
+    }
     if (!this.#remote.isOpen) throw fault('NotFoundError', 'the device has gone');
     statusOf(result);
     return result;
@@ -92,6 +113,22 @@ export class OpenDevice {
   /** A control transfer. */
   control(setup: Buffer, rest: Pick<Transfer, 'octets' | 'data'> = {}): Promise<TransferResult> {
     return this.transfer({ ...CONTROL, ...rest, setup });
+  }
+
+  /**
+   * A device is reset when its client lets go of it, and a server may have left it unconfigured. A computer
+   * would configure it again.
+   */
+  async restore(configurationValue: number): Promise<void> {
+    if (configurationValue === 0) return;
+    const setup = setupPacket(...GET_CONFIGURATION, 0, 0, 1);
+    const transfer = { ...CONTROL, setup, octets: 1 };
+    const { status, data } = await this.#remote.transferWithin(
+      transfer,
+      CONFIGURATION_MILLISECONDS,
+    );
+    const isOther = status === 'ok' && data[0] !== configurationValue;
+    if (isOther) await this.setConfiguration(configurationValue);
   }
 
   /** These throw a NetworkError if the device refuses. */
@@ -122,9 +159,7 @@ export class OpenDevice {
   }
 
   async #request(type: number, request: number, value: number, index: number): Promise<void> {
-    const setup = Buffer.from([type, request, 0, 0, 0, 0, 0, 0]);
-    setup.writeUInt16LE(value, 2);
-    setup.writeUInt16LE(index, 4);
+    const setup = setupPacket(type, request, value, index, 0);
     const { status } = await this.#remote.transferWithin(
       { ...CONTROL, setup },
       REQUEST_MILLISECONDS,
@@ -132,4 +167,18 @@ export class OpenDevice {
     if (!this.#remote.isOpen) throw fault('NotFoundError', 'the device has gone');
     if (status !== 'ok') throw fault('NetworkError', `the request ends with ${status}`);
   }
+}
+
+function setupPacket(
+  type: number,
+  request: number,
+  value: number,
+  index: number,
+  length: number,
+): Buffer {
+  const setup = Buffer.from([type, request, 0, 0, 0, 0, 0, 0]);
+  setup.writeUInt16LE(value, 2);
+  setup.writeUInt16LE(index, 4);
+  setup.writeUInt16LE(length, 6);
+  return setup;
 }

@@ -99,6 +99,15 @@ describe('WebUSB', () => {
     await device.open();
   });
 
+  it('has its configuration again when it is opened again', async () => {
+    await ready();
+    await device.close();
+    await device.open();
+    assert.equal(device.configuration?.configurationValue, 1);
+    await device.claimInterface(0);
+    assert.equal((await device.transferIn(1, 512)).status, 'ok');
+  });
+
   it('is imported once by two calls of open at a time, and a close waits for them', async () => {
     await give();
     await Promise.all([device.open(), device.open()]);
