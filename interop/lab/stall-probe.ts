@@ -94,6 +94,11 @@ const DEVICE_GONE = 3;
 /** How often the kernel's log is looked at while the probe runs. */
 const LOOK_MILLISECONDS = 500;
 
+/** The program, at the same path in a guest. */
+export function stallProbeProgram(): Promise<string> {
+  return compiled(labSource('stall-probe.c'), ['-static', '-pthread']);
+}
+
 /**
  * Runs the probe on a device of a guest.
  *
@@ -109,7 +114,7 @@ export async function runProbe(
   settings: ProbeSettings,
   timeoutSeconds: number,
 ): Promise<ProbeResult> {
-  const program = await compiled(labSource('stall-probe.c'), ['-static', '-pthread']);
+  const program = await stallProbeProgram();
   const logged = guest.kernelLog().length;
   const probe = guest.start(`exec ${program} ${node} ${settingsText(settings)}`);
   probe.end();

@@ -14,9 +14,10 @@ import { domainInitramfs } from './domain-initramfs.ts';
 import { Guest } from './guest.ts';
 import { hostCommand } from './host-command.ts';
 import { labImages } from './images.ts';
-import { compiled, labSource, testusbProgram } from './kernel.ts';
+import { testusbProgram } from './kernel.ts';
 import { logFolder } from './logs.ts';
 import { KERNEL_ARGUMENTS } from './qemu.ts';
+import { stallProbeProgram } from './stall-probe.ts';
 import { DomainMachine } from './xen-domain-machine.ts';
 import { xenFiles, xenHcdModule } from './xen-files.ts';
 
@@ -62,12 +63,7 @@ export const DOMAIN_MODULES: readonly string[] = [
 
 /** Programs that a domain has besides busybox: those that tests use in plain guests. */
 export async function domainPrograms(): Promise<string[]> {
-  return [
-    '/sbin/mkfs.ext4',
-    '/sbin/e2fsck',
-    await compiled(labSource('stall-probe.c'), ['-static']),
-    await testusbProgram(),
-  ];
+  return ['/sbin/mkfs.ext4', '/sbin/e2fsck', await stallProbeProgram(), await testusbProgram()];
 }
 
 const CREATE_TIMEOUT_SECONDS = 120;
